@@ -1,0 +1,138 @@
+package user
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Service is the UserService: every call of the API that concerns users ends here. It is safe for concurrent use and
+// keeps no state of its own, so that any number of replicas may run on one database.
+//
+// Beside the errors that a method names, all of them return those of [Store].
+type Service struct {
+	Store Store
+	Rules Rules
+	// Now is the clock; it is read once per operation.
+	Now func() time.Time
+}
+
+// Receipt is the outcome of a command that may carry an idempotency key.
+type Receipt struct {
+	// Account is as the command left it. When Replayed, its two counters are those of the first time and its other
+	// fields as they are now.
+	Account Account
+	// Entry is the ledger entry of the command; nil when an unlimited account consumed.
+	Entry *Entry
+	// Replayed is true when the command had been done before under the same key.
+	Replayed bool
+}
+
+// Tiers returns the catalogue in its order.
+func (s *Service) Tiers() []TierInfo { return s.Rules.Tiers.All() }
+
+// Create makes an account on the free tier; [ErrUserExists] when the id is taken.
+func (s *Service) Create(ctx context.Context, n NewAccount) (Account, error) {
+	if problem := ValidateID(n.ID); problem != "" {
+		return Account{}, invalid("cognito_user_id", problem)
+	}
+	change := s.Rules.Open(n, s.now())
+	return change.Account, s.Store.Create(ctx, change)
+}
+
+// Account reads an account, after the reset or the expiry that was due; [ErrUserNotFound] when there is none.
+func (s *Service) Account(ctx context.Context, id string) (Account, error) {
+	return s.account(ctx, id, s.now())
+}
+
+func (s *Service) account(ctx context.Context, id string, now time.Time) (Account, error) {
+	a, err := s.Store.Account(ctx, id)
+	if err != nil {
+		return Account{}, err
+	}
+	a, stale := s.Rules.Read(a, now)
+	if !stale {
+		return a, nil
+	}
+	change, err := s.Store.Update(ctx, Ref{AccountID: id}, func(st State) (Change, error) {
+		return s.Rules.Touch(st, now)
+	})
+	return change.Account, err
+}
+
+// GetOrCreate is Account for callers that meet a user for the first time: an unknown id becomes an account on the
+// free tier, one only however many ask at once.
+func (s *Service) GetOrCreate(ctx context.Context, id string) (Account, error) {
+	a, err := s.Account(ctx, id)
+	if !errors.Is(err, ErrUserNotFound) {
+		return a, err
+	}
+	a, err = s.Create(ctx, NewAccount{ID: id})
+	if errors.Is(err, ErrUserExists) {
+		return s.Account(ctx, id)
+	}
+	return a, err
+}
+
+// Status answers whether the user may make a request; [ErrUserNotFound] when there is none.
+func (s *Service) Status(ctx context.Context, id string) (Status, error) {
+	now := s.now()
+	a, err := s.account(ctx, id, now)
+	if err != nil {
+		return Status{}, err
+	}
+	return s.Rules.Status(a, now), nil
+}
+
+// Consume charges tokens; see [Rules.Consume].
+func (s *Service) Consume(ctx context.Context, id string, c Consume) (Receipt, error) {
+	return s.execute(ctx, id, c.IdempotencyKey, KindConsume, func(st State, now time.Time) (Change, error) {
+		return s.Rules.Consume(st, c, now)
+	})
+}
+
+// AddTokens tops up; see [Rules.AddTokens].
+func (s *Service) AddTokens(ctx context.Context, id string, c AddTokens) (Receipt, error) {
+	return s.execute(ctx, id, c.IdempotencyKey, KindTopUp, func(st State, now time.Time) (Change, error) {
+		return s.Rules.AddTokens(st, c, now)
+	})
+}
+
+// ChangeTier moves an account to a tier; see [Rules.ChangeTier].
+func (s *Service) ChangeTier(ctx context.Context, id string, c ChangeTier) (Account, error) {
+	r, err := s.execute(ctx, id, "", KindTierChange, func(st State, now time.Time) (Change, error) {
+		return s.Rules.ChangeTier(st, c, now)
+	})
+	return r.Account, err
+}
+
+// Entries returns a page of the account's ledger, newest first; [ErrUserNotFound] when there is no such account.
+func (s *Service) Entries(ctx context.Context, id string, q EntryQuery) ([]Entry, error) {
+	if _, err := s.Account(ctx, id); err != nil {
+		return nil, err
+	}
+	return s.Store.Entries(ctx, id, q)
+}
+
+// execute runs one command whose own entry, the last it writes if it writes any, is of the given kind.
+func (s *Service) execute(ctx context.Context, id, key string, kind EntryKind, rule func(State, time.Time) (Change, error)) (Receipt, error) {
+	now := s.now()
+	var prior *Entry
+	change, err := s.Store.Update(ctx, Ref{AccountID: id, IdempotencyKey: key}, func(st State) (Change, error) {
+		prior = st.Prior
+		return rule(st, now)
+	})
+	if err != nil {
+		return Receipt{}, err
+	}
+	r := Receipt{Account: change.Account}
+	if prior != nil {
+		r.Entry, r.Replayed = prior, true
+		r.Account.TokensRemaining, r.Account.TokensUsed = prior.BalanceAfter, prior.UsedAfter
+	} else if n := len(change.Entries); n > 0 && change.Entries[n-1].Kind == kind {
+		r.Entry = &change.Entries[n-1]
+	}
+	return r, nil
+}
+
+func (s *Service) now() time.Time { return s.Now().UTC().Truncate(time.Microsecond) }

@@ -1,0 +1,62 @@
+package user
+
+import (
+	"context"
+	"errors"
+)
+
+// Store keeps accounts and their ledgers. Its methods return [ErrUserNotFound], [ErrUserExists], [ErrOverloaded] (nothing was
+// done), [ErrDatabaseUnavailable] (the outcome of a change may be unknown), or an error that is not an [*Error].
+type Store interface {
+	// Create inserts an account with its side row and the entry, if any, that explains its first balance;
+	// ErrUserExists when the id is taken.
+	Create(ctx context.Context, change Change) error
+
+	// Account reads one account as it was last committed, without a lock.
+	Account(ctx context.Context, id string) (Account, error)
+
+	// Update is the one way in for every change of a balance. It locks the account that ref names, calls apply with
+	// its state and commits what apply returns, all of it or nothing, before it answers with the change as written
+	// (entries carry their ids).
+	//
+	// When apply returns a refusal (an *Error) together with a change, the change (the touch that came before the
+	// command: expired holds, a due reset) is committed all the same and the refusal is returned. When it returns
+	// [ErrHoldsNeeded] it is called again with the holds in the state. apply must be pure: it may be called several
+	// times, and an implementation may serve several updates in one transaction.
+	Update(ctx context.Context, ref Ref, apply func(State) (Change, error)) (Change, error)
+
+	// Entries reads a page of an account's ledger; empty for an unknown account.
+	Entries(ctx context.Context, accountID string, query EntryQuery) ([]Entry, error)
+}
+
+// Ref names what an update needs to see. Empty fields name nothing.
+type Ref struct {
+	AccountID string
+	// IdempotencyKey names the entry that an earlier command with this key wrote.
+	IdempotencyKey string
+}
+
+// State is what an update sees of one account, read under its lock.
+type State struct {
+	Account Account
+	// Holds are all open reservations of the account, in any order; only valid when HoldsLoaded. They are left
+	// unread until a rule asks for them with ErrHoldsNeeded, since few commands look at them.
+	Holds       []Reservation
+	HoldsLoaded bool
+	// Prior is the entry stored under the Ref's idempotency key; nil when there is none.
+	Prior *Entry
+}
+
+// Change is what an update writes: the account with its side row, entries to append in this order, and
+// reservations that are new or changed. With neither entries nor reservations there is nothing to write.
+type Change struct {
+	Account      Account
+	Entries      []Entry
+	Reservations []Reservation
+}
+
+// Empty reports whether there is nothing to write.
+func (c Change) Empty() bool { return len(c.Entries) == 0 && len(c.Reservations) == 0 }
+
+// ErrHoldsNeeded is returned by a rule that has to see the account's open reservations and was called without them.
+var ErrHoldsNeeded = errors.New("the open reservations are needed")
