@@ -1,0 +1,114 @@
+// Package config reads the settings of the service from the environment and from a .env file: one struct with a
+// default, a check and a one-line description for each variable. Nothing else in the program reads the environment.
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"reflect"
+	"strings"
+	"time"
+)
+
+// Config holds every setting of the service. Load returns it complete and checked.
+//
+// Its tags say all there is to say about a variable: envconfig names it, default is used when it is not set (without
+// one it is empty), validate checks the value, example stands in error messages where the default would not help, and
+// desc describes it in Usage and in .env.example.
+type Config struct {
+	// DatabaseURL names the PostgreSQL database and how to log in there. It is the only required setting.
+	DatabaseURL DatabaseURL `envconfig:"DATABASE_URL" validate:"required" example:"postgresql://USER:PASSWORD@HOST:5432/DATABASE" desc:"PostgreSQL database: postgresql://USER:PASSWORD@HOST:5432/DATABASE (required)"`
+
+	// ServiceHost is the IP address or host name to listen on.
+	ServiceHost string `envconfig:"SERVICE_HOST" default:"0.0.0.0" validate:"ip|hostname_rfc1123" desc:"address to listen on: an IP address or a host name"`
+	// ServicePort is the TCP port to listen on, 0 to 65535; 0 takes any free port.
+	ServicePort int `envconfig:"SERVICE_PORT" default:"8001" validate:"min=0,max=65535" desc:"port to listen on; 0 takes any free one"`
+
+	// CORSOrigins are the origins whose pages may call the service: "*", scheme://host[:port], or a pattern with one
+	// "*" for the first labels of the host or for the port.
+	CORSOrigins Origins `envconfig:"CORS_ORIGINS" default:"*" example:"https://app.example.com,https://admin.example.com" desc:"origins whose pages may call the service, comma separated; * is any"`
+	// CORSAllowCredentials lets those pages send cookies and credentials. It may stand beside the origin "*", as it
+	// always did in this service's .env, but must then not be acted upon.
+	CORSAllowCredentials bool `envconfig:"CORS_ALLOW_CREDENTIALS" default:"true" desc:"let those pages send credentials; never done for the origin *"`
+
+	// TierMonthlyTokens are the monthly allowances, in tokens, that replace those of the catalogue, by tier name.
+	TierMonthlyTokens TierTokens `envconfig:"TIER_MONTHLY_TOKENS" example:"basic:5000,creator:20000,agency:100000" desc:"tokens a month by tier, such as basic:5000,creator:20000,agency:100000"`
+	// TokenResetTimezone is the zone whose calendar months are the periods of the allowances.
+	TokenResetTimezone Timezone `envconfig:"TOKEN_RESET_TIMEZONE" default:"UTC" example:"Europe/Berlin" desc:"time zone whose months begin with a token reset, by its IANA name"`
+
+	// LogLevel is the least severe level that is logged.
+	LogLevel slog.Level `envconfig:"LOG_LEVEL" default:"info" validate:"oneof=-4 0 4 8" desc:"least severe level to log: debug, info, warn or error"`
+	// LogFormat is "auto", "json" or "text"; "auto" is text on a terminal and JSON elsewhere.
+	LogFormat string `envconfig:"LOG_FORMAT" default:"auto" validate:"oneof=auto json text" desc:"auto (text on a terminal, JSON elsewhere), json or text"`
+	// LogRequests is "all", "errors" or "none": the requests that get a line in the log.
+	LogRequests string `envconfig:"LOG_REQUESTS" default:"all" validate:"oneof=all errors none" desc:"requests to log: all, errors or none"`
+
+	// ImportPublicUserdata copies the rows of the earlier service's table public.userdata, when there is one, at the
+	// first start.
+	ImportPublicUserdata bool `envconfig:"IMPORT_PUBLIC_USERDATA" default:"true" desc:"take over the rows of the earlier service's table public.userdata at the first start"`
+
+	// DBConnectTimeout is how long the start waits for a database that is itself still starting, 1s to 10m.
+	DBConnectTimeout time.Duration `envconfig:"DB_CONNECT_TIMEOUT" default:"30s" validate:"min=1s,max=10m" desc:"how long the start waits for a database that is still starting"`
+	// DBAcquireTimeout is the longest wait for a connection of the pool, 10ms to 1m.
+	DBAcquireTimeout time.Duration `envconfig:"DB_ACQUIRE_TIMEOUT" default:"2s" validate:"min=10ms,max=1m" desc:"longest wait for a connection of the pool"`
+	// DBStatementTimeout is the longest run of one SQL statement, 100ms to 5m.
+	DBStatementTimeout time.Duration `envconfig:"DB_STATEMENT_TIMEOUT" default:"5s" validate:"min=100ms,max=5m" desc:"longest run of one SQL statement"`
+	// DBMaxConns is the size of the connection pool, 1 to 1000 connections.
+	DBMaxConns int32 `envconfig:"DB_MAX_CONNS" default:"8" validate:"min=1,max=1000" desc:"most connections in the pool"`
+	// DBMinConns is the number of connections that the pool keeps open, 0 to DBMaxConns.
+	DBMinConns int32 `envconfig:"DB_MIN_CONNS" default:"1" validate:"min=0,max=1000" desc:"connections that the pool keeps open, at most DB_MAX_CONNS"`
+
+	// RequestTimeout is the deadline of one request, 100ms to 5m, and less than HTTPWriteTimeout.
+	RequestTimeout time.Duration `envconfig:"REQUEST_TIMEOUT" default:"10s" validate:"min=100ms,max=5m" desc:"deadline of one request, shorter than HTTP_WRITE_TIMEOUT"`
+	// HTTPReadHeaderTimeout is the time a client has to send the header of a request, 100ms to 5m.
+	HTTPReadHeaderTimeout time.Duration `envconfig:"HTTP_READ_HEADER_TIMEOUT" default:"5s" validate:"min=100ms,max=5m" desc:"time a client has to send the header of a request"`
+	// HTTPReadTimeout is the time a client has to send a whole request, 100ms to 10m.
+	HTTPReadTimeout time.Duration `envconfig:"HTTP_READ_TIMEOUT" default:"15s" validate:"min=100ms,max=10m" desc:"time a client has to send a whole request"`
+	// HTTPWriteTimeout is the time from the end of a request's header to the end of its response, 200ms to 10m.
+	HTTPWriteTimeout time.Duration `envconfig:"HTTP_WRITE_TIMEOUT" default:"30s" validate:"min=200ms,max=10m" desc:"time from a request's header to the end of its response"`
+	// HTTPIdleTimeout is how long an unused keep-alive connection stays open, 1s to 1h.
+	HTTPIdleTimeout time.Duration `envconfig:"HTTP_IDLE_TIMEOUT" default:"2m" validate:"min=1s,max=1h" desc:"how long an unused keep-alive connection stays open"`
+	// ShutdownTimeout is the time that requests under way have to finish when the service stops, 100ms to 10m.
+	ShutdownTimeout time.Duration `envconfig:"SHUTDOWN_TIMEOUT" default:"15s" validate:"min=100ms,max=10m" desc:"time that requests under way have to finish when the service stops"`
+}
+
+// variables are the fields of Config, in order: one for each environment variable.
+var variables = reflect.VisibleFields(reflect.TypeFor[Config]())
+
+// name returns the environment variable that a field of Config is read from.
+func name(field reflect.StructField) string { return field.Tag.Get("envconfig") }
+
+// Usage lists every variable with its default and a one-line description, in the order of Config, for --help.
+func Usage() string {
+	width := 0
+	for _, field := range variables {
+		width = max(width, len(name(field)+"="+field.Tag.Get("default")))
+	}
+	var b strings.Builder
+	for _, field := range variables {
+		fmt.Fprintf(&b, "  %-*s  %s\n", width, name(field)+"="+field.Tag.Get("default"), field.Tag.Get("desc"))
+	}
+	return b.String()
+}
+
+// String returns all settings on one line as NAME=value pairs, the login of the database left out.
+func (c Config) String() string {
+	pairs := make([]string, len(variables))
+	for i, field := range variables {
+		pairs[i] = fmt.Sprintf("%s=%v", name(field), c.value(field))
+	}
+	return strings.Join(pairs, " ")
+}
+
+// LogValue makes slog write the settings as a group, the login of the database left out.
+func (c Config) LogValue() slog.Value {
+	attrs := make([]slog.Attr, len(variables))
+	for i, field := range variables {
+		attrs[i] = slog.String(name(field), fmt.Sprint(c.value(field)))
+	}
+	return slog.GroupValue(attrs...)
+}
+
+func (c Config) value(field reflect.StructField) any {
+	return reflect.ValueOf(c).FieldByIndex(field.Index).Interface()
+}

@@ -1,0 +1,381 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/joho/godotenv"
+)
+
+// secret is the part of a password that must not appear in any output.
+const secret = "S3CR3T"
+
+// setenv makes an environment in which of our variables only those in vars are set.
+func setenv(t *testing.T, vars map[string]string) {
+	t.Helper()
+	for _, field := range variables {
+		t.Setenv(name(field), "")
+		if err := os.Unsetenv(name(field)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// pgx reads these for what a URL leaves out.
+	for _, key := range []string{"PGHOST", "PGPORT", "PGDATABASE", "PGSERVICE", "PGSSLMODE", "PGTARGETSESSIONATTRS"} {
+		t.Setenv(key, "")
+	}
+	for key, value := range vars {
+		t.Setenv(key, value)
+	}
+}
+
+// loadWith loads an environment that is vars and, unless they have one, a DATABASE_URL.
+func loadWith(t *testing.T, vars map[string]string) (Config, error) {
+	t.Helper()
+	all := map[string]string{"DATABASE_URL": "postgresql://app:" + secret + "@db.example/app"}
+	maps.Copy(all, vars)
+	setenv(t, all)
+	cfg, err := Load()
+	if err != nil && strings.Contains(err.Error(), secret) {
+		t.Errorf("the error shows the password: %v", err)
+	}
+	return cfg, err
+}
+
+// reasonFor returns what err says about the variable.
+func reasonFor(t *testing.T, err error, variable string) string {
+	t.Helper()
+	var failure *Error
+	if !errors.As(err, &failure) {
+		t.Fatalf("got error %v, want one about %s", err, variable)
+	}
+	for _, p := range failure.Problems {
+		if p.Variable == variable {
+			return p.Reason
+		}
+	}
+	t.Fatalf("got %v, want a problem with %s", err, variable)
+	return ""
+}
+
+func TestDefaults(t *testing.T) {
+	cfg, err := loadWith(t, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	url, err := ParseDatabaseURL("postgresql://app:" + secret + "@db.example/app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		DatabaseURL:           url,
+		ServiceHost:           "0.0.0.0",
+		ServicePort:           8001,
+		CORSOrigins:           []string{"*"},
+		CORSAllowCredentials:  true,
+		TokenResetTimezone:    Timezone{time.UTC},
+		LogLevel:              slog.LevelInfo,
+		LogFormat:             "auto",
+		LogRequests:           "all",
+		ImportPublicUserdata:  true,
+		DBConnectTimeout:      30 * time.Second,
+		DBAcquireTimeout:      2 * time.Second,
+		DBStatementTimeout:    5 * time.Second,
+		DBMaxConns:            8,
+		DBMinConns:            1,
+		RequestTimeout:        10 * time.Second,
+		HTTPReadHeaderTimeout: 5 * time.Second,
+		HTTPReadTimeout:       15 * time.Second,
+		HTTPWriteTimeout:      30 * time.Second,
+		HTTPIdleTimeout:       2 * time.Minute,
+		ShutdownTimeout:       15 * time.Second,
+	}
+	if !reflect.DeepEqual(cfg, want) {
+		t.Errorf("got  %v\nwant %v", cfg, want)
+	}
+}
+
+func TestEmptyCountsAsUnset(t *testing.T) {
+	want, err := loadWith(t, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	empty := make(map[string]string)
+	for _, field := range variables[1:] {
+		empty[name(field)] = ""
+	}
+	got, err := loadWith(t, empty)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+	for key := range empty {
+		if _, set := os.LookupEnv(key); set {
+			t.Errorf("%s is still set", key)
+		}
+	}
+}
+
+func TestAccepted(t *testing.T) {
+	for _, tt := range []struct {
+		outcome, variable, value string
+		got                      func(Config) any
+		want                     any
+	}{
+		{"host is IPv6", "SERVICE_HOST", "::1", func(c Config) any { return c.ServiceHost }, "::1"},
+		{"host is a name", "SERVICE_HOST", "localhost", func(c Config) any { return c.ServiceHost }, "localhost"},
+		{"port 0 is any", "SERVICE_PORT", "0", func(c Config) any { return c.ServicePort }, 0},
+		{"port is the highest", "SERVICE_PORT", "65535", func(c Config) any { return c.ServicePort }, 65535},
+		{
+			"origins are trimmed", "CORS_ORIGINS", "https://a.example, http://localhost:3000 ,http://[::1]:8080,capacitor://localhost",
+			func(c Config) any { return []string(c.CORSOrigins) },
+			[]string{"https://a.example", "http://localhost:3000", "http://[::1]:8080", "capacitor://localhost"},
+		},
+		{"star beside credentials", "CORS_ORIGINS", "*", func(c Config) any { return c.CORSAllowCredentials }, true},
+		{"boolean is a digit", "CORS_ALLOW_CREDENTIALS", "0", func(c Config) any { return c.CORSAllowCredentials }, false},
+		{"boolean is upper case", "IMPORT_PUBLIC_USERDATA", "FALSE", func(c Config) any { return c.ImportPublicUserdata }, false},
+		{"zone has a name", "TOKEN_RESET_TIMEZONE", "Europe/Berlin", func(c Config) any { return c.TokenResetTimezone.Location().String() }, "Europe/Berlin"},
+		{"level is upper case", "LOG_LEVEL", "DEBUG", func(c Config) any { return c.LogLevel }, slog.LevelDebug},
+		{"level is mixed case", "LOG_LEVEL", "Error", func(c Config) any { return c.LogLevel }, slog.LevelError},
+		{"format is json", "LOG_FORMAT", "json", func(c Config) any { return c.LogFormat }, "json"},
+		{"requests are not logged", "LOG_REQUESTS", "none", func(c Config) any { return c.LogRequests }, "none"},
+		{"duration has two units", "HTTP_IDLE_TIMEOUT", "1m30s", func(c Config) any { return c.HTTPIdleTimeout }, 90 * time.Second},
+		{"duration is the least", "DB_ACQUIRE_TIMEOUT", "10ms", func(c Config) any { return c.DBAcquireTimeout }, 10 * time.Millisecond},
+		{"pool keeps none", "DB_MIN_CONNS", "0", func(c Config) any { return c.DBMinConns }, int32(0)},
+		{"pool keeps all", "DB_MIN_CONNS", "8", func(c Config) any { return c.DBMinConns }, int32(8)},
+		{
+			"tiers are trimmed", "TIER_MONTHLY_TOKENS", " basic : 5000 , free:0,agency:2147483647",
+			func(c Config) any { return c.TierMonthlyTokens },
+			TierTokens{"basic": 5000, "free": 0, "agency": 2147483647},
+		},
+	} {
+		t.Run(tt.outcome, func(t *testing.T) {
+			cfg, err := loadWith(t, map[string]string{tt.variable: tt.value})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := tt.got(cfg); !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("got %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestRefused(t *testing.T) {
+	for _, tt := range []struct{ outcome, variable, value, reason string }{
+		{"host has a port", "SERVICE_HOST", "0.0.0.0:80", `is "0.0.0.0:80", which is not an IP address or a host name`},
+		{"host has a space", "SERVICE_HOST", "my host", `is "my host", which is not an IP address or a host name`},
+		{"port is a word", "SERVICE_PORT", "http", `is "http", which is not a whole number from 0 to 65535`},
+		{"port is too high", "SERVICE_PORT", "65536", `is "65536", which is not a whole number from 0 to 65535`},
+		{"port is negative", "SERVICE_PORT", "-1", `is "-1", which is not a whole number from 0 to 65535`},
+		{"port looks octal", "SERVICE_PORT", "08001", `is "08001", which is not a whole number from 0 to 65535`},
+		{"port is hexadecimal", "SERVICE_PORT", "0x1f41", `is "0x1f41", which is not a whole number from 0 to 65535`},
+		{"port has a line end", "SERVICE_PORT", "8001\r", `is "8001\r", which is not a whole number from 0 to 65535`},
+		{"port has quotes", "SERVICE_PORT", `"8001"`, "is in quotes, and they are part of the value here: leave them out"},
+		{"pool is empty", "DB_MAX_CONNS", "0", `is "0", which is not a whole number from 1 to 1000`},
+		{"pool is over 32 bits", "DB_MAX_CONNS", "4294967297", `is "4294967297", which is not a whole number from 1 to 1000`},
+		{"origin has no scheme", "CORS_ORIGINS", "app.example.com", `has "app.example.com", where * or scheme://host or scheme://host:port is wanted`},
+		{"origins end in slash and path", "CORS_ORIGINS", "https://a.example/,http://b.example,https://c.example/p", `has "https://a.example/", "https://c.example/p", where * or scheme://host or scheme://host:port is wanted`},
+		{"origin is any of a letter", "CORS_ORIGINS", "h*", `has "h*", where * or scheme://host or scheme://host:port is wanted`},
+		{"origin pattern has no domain", "CORS_ORIGINS", "https://*", `has "https://*", where * or scheme://host or scheme://host:port is wanted`},
+		{"origin pattern has two stars", "CORS_ORIGINS", "https://*.example.com:*", `has "https://*.example.com:*", where * or scheme://host or scheme://host:port is wanted`},
+		{"origin is empty", "CORS_ORIGINS", "https://a.example,", `has "", where * or scheme://host or scheme://host:port is wanted`},
+		{"boolean is a word", "CORS_ALLOW_CREDENTIALS", "yes", `is "yes", which is not true or false`},
+		{"zone is unknown", "TOKEN_RESET_TIMEZONE", "Mars/Olympus", `is "Mars/Olympus", which is not the name of a time zone in the IANA database`},
+		{"zone is the machine's", "TOKEN_RESET_TIMEZONE", "Local", `is "Local", which is not the name of a time zone in the IANA database`},
+		{"zone is a path", "TOKEN_RESET_TIMEZONE", "../etc/passwd", `is "../etc/passwd", which is not the name of a time zone in the IANA database`},
+		{"level is unknown", "LOG_LEVEL", "loud", `is "loud", which is not one of debug, info, warn, error`},
+		{"level is between two", "LOG_LEVEL", "INFO+1", `is "INFO+1", which is not one of debug, info, warn, error`},
+		{"format is unknown", "LOG_FORMAT", "xml", `is "xml", which is not one of auto, json, text`},
+		{"requests are unknown", "LOG_REQUESTS", "some", `is "some", which is not one of all, errors, none`},
+		{"duration has no unit", "REQUEST_TIMEOUT", "10", `is "10", which is not a duration with its unit, from 100ms to 5m`},
+		{"duration is 0", "REQUEST_TIMEOUT", "0", `is "0", which is not a duration with its unit, from 100ms to 5m`},
+		{"duration is negative", "SHUTDOWN_TIMEOUT", "-5s", `is "-5s", which is not a duration with its unit, from 100ms to 10m`},
+		{"duration is too long", "DB_CONNECT_TIMEOUT", "11m", `is "11m", which is not a duration with its unit, from 1s to 10m`},
+		{"tier is unknown", "TIER_MONTHLY_TOKENS", "gold:5", `has the tier "gold", which is not one of admin, tester, free, basic, creator, agency`},
+		{"tier is upper case", "TIER_MONTHLY_TOKENS", "Basic:5", `has the tier "Basic", which is not one of admin, tester, free, basic, creator, agency`},
+		{"tier comes twice", "TIER_MONTHLY_TOKENS", "basic:5,basic:5", `has the tier "basic" twice`},
+		{"tokens are negative", "TIER_MONTHLY_TOKENS", "basic:-1", `has a negative number of tokens in "basic:-1"`},
+		{"tokens have a fraction", "TIER_MONTHLY_TOKENS", "basic:1.0", `has a number of tokens that is not written in digits in "basic:1.0"`},
+		{"tokens have an exponent", "TIER_MONTHLY_TOKENS", "basic:1e3", `has a number of tokens that is not written in digits in "basic:1e3"`},
+		{"tokens are missing", "TIER_MONTHLY_TOKENS", "basic:", `has a number of tokens that is not written in digits in "basic:"`},
+		{"tokens are one too many", "TIER_MONTHLY_TOKENS", "basic:2147483648", `has more than 2147483647 tokens in "basic:2147483648"`},
+		{"tokens are over 64 bits", "TIER_MONTHLY_TOKENS", "basic:99999999999999999999", `has more than 2147483647 tokens in "basic:99999999999999999999"`},
+		{"colon is missing", "TIER_MONTHLY_TOKENS", "basic=5", `has "basic=5", which lacks the colon between tier and tokens`},
+		{"comma is too many", "TIER_MONTHLY_TOKENS", "basic:5,", "has nothing before or after a comma"},
+		{"every bad pair is named", "TIER_MONTHLY_TOKENS", "basic:x,free:1,gold:1", `has a number of tokens that is not written in digits in "basic:x"; has the tier "gold", which is not one of admin, tester, free, basic, creator, agency`},
+		{"long value is cut", "LOG_FORMAT", strings.Repeat("x", 61), `is "` + strings.Repeat("x", 60) + `…", which is not one of auto, json, text`},
+	} {
+		t.Run(tt.outcome, func(t *testing.T) {
+			_, err := loadWith(t, map[string]string{tt.variable: tt.value})
+			if got := reasonFor(t, err, tt.variable); got != tt.reason {
+				t.Errorf("got  %s\nwant %s", got, tt.reason)
+			}
+			if lines := strings.Count(err.Error(), "\n"); lines != 1 {
+				t.Errorf("got %d lines after the heading, want 1: %v", lines, err)
+			}
+		})
+	}
+}
+
+func TestCombinations(t *testing.T) {
+	for _, tt := range []struct {
+		outcome string
+		vars    map[string]string
+		report  string // without the heading; empty when accepted
+	}{
+		{
+			"pool keeps more than it may have",
+			map[string]string{"DB_MIN_CONNS": "9"},
+			"DB_MIN_CONNS is 9, more than DB_MAX_CONNS, which is 8 (example: DB_MIN_CONNS=8)",
+		},
+		{
+			"pool is not compared with what cannot be read",
+			map[string]string{"DB_MIN_CONNS": "9", "DB_MAX_CONNS": "many"},
+			`DB_MAX_CONNS is "many", which is not a whole number from 1 to 1000 (example: DB_MAX_CONNS=8)`,
+		},
+		{
+			"pool is not compared with what is out of range",
+			map[string]string{"DB_MIN_CONNS": "9", "DB_MAX_CONNS": "0"},
+			`DB_MAX_CONNS is "0", which is not a whole number from 1 to 1000 (example: DB_MAX_CONNS=8)`,
+		},
+		{
+			"request may take longer than its answer",
+			map[string]string{"HTTP_WRITE_TIMEOUT": "5s"},
+			"REQUEST_TIMEOUT is 10s, not shorter than HTTP_WRITE_TIMEOUT, which is 5s (example: REQUEST_TIMEOUT=2.5s)",
+		},
+		{
+			"origin pattern meets credentials",
+			map[string]string{"CORS_ORIGINS": "https://a.example,https://*.example.com"},
+			`CORS_ORIGINS has the pattern "https://*.example.com", which needs CORS_ALLOW_CREDENTIALS=false: list the origins one by one or set that ` +
+				"(example: CORS_ORIGINS=https://app.example.com,https://admin.example.com)",
+		},
+		{
+			"origin pattern without credentials is accepted",
+			map[string]string{"CORS_ORIGINS": "https://*.example.com,http://localhost:*", "CORS_ALLOW_CREDENTIALS": "false"},
+			"",
+		},
+	} {
+		t.Run(tt.outcome, func(t *testing.T) {
+			_, err := loadWith(t, tt.vars)
+			if tt.report == "" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if err == nil {
+				t.Fatal("got no error")
+			}
+			if want := "the configuration cannot be used:\n  " + tt.report; err.Error() != want {
+				t.Errorf("got\n%v\nwant\n%v", err, want)
+			}
+		})
+	}
+}
+
+func TestEverythingWrongIsReportedAtOnce(t *testing.T) {
+	setenv(t, map[string]string{
+		"SHUTDOWN_TIMEOUT":     "15",
+		"DB_MIN_CONNS":         "9",
+		"LOG_LEVEL":            "loud",
+		"TIER_MONTHLY_TOKENS":  "gold:1",
+		"CORS_ORIGINS":         "example.com",
+		"SERVICE_PORT":         "99999",
+		"TOKEN_RESET_TIMEZONE": "Local",
+	})
+	_, err := Load()
+	want := `the configuration cannot be used:
+  DATABASE_URL is required and not set (example: DATABASE_URL=postgresql://USER:PASSWORD@HOST:5432/DATABASE)
+  SERVICE_PORT is "99999", which is not a whole number from 0 to 65535 (example: SERVICE_PORT=8001)
+  CORS_ORIGINS has "example.com", where * or scheme://host or scheme://host:port is wanted (example: CORS_ORIGINS=https://app.example.com,https://admin.example.com)
+  TIER_MONTHLY_TOKENS has the tier "gold", which is not one of admin, tester, free, basic, creator, agency (example: TIER_MONTHLY_TOKENS=basic:5000,creator:20000,agency:100000)
+  TOKEN_RESET_TIMEZONE is "Local", which is not the name of a time zone in the IANA database (example: TOKEN_RESET_TIMEZONE=Europe/Berlin)
+  LOG_LEVEL is "loud", which is not one of debug, info, warn, error (example: LOG_LEVEL=info)
+  DB_MIN_CONNS is 9, more than DB_MAX_CONNS, which is 8 (example: DB_MIN_CONNS=8)
+  SHUTDOWN_TIMEOUT is "15", which is not a duration with its unit, from 100ms to 10m (example: SHUTDOWN_TIMEOUT=15s)`
+	if err == nil || err.Error() != want {
+		t.Errorf("got\n%v\nwant\n%v", err, want)
+	}
+}
+
+// An example in an error message must not lead to the next error.
+func TestExamplesAreAccepted(t *testing.T) {
+	for _, field := range variables {
+		example := field.Tag.Get("example")
+		if example == "" {
+			continue
+		}
+		t.Run(name(field), func(t *testing.T) {
+			if _, err := loadWith(t, map[string]string{name(field): example}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestUsageAndExampleFileAgreeWithConfig(t *testing.T) {
+	content, err := os.ReadFile("../../.env.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inFile, err := godotenv.UnmarshalBytes(content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	usage, example := strings.Split(strings.TrimSuffix(Usage(), "\n"), "\n"), string(content)
+	if len(usage) != len(variables) {
+		t.Errorf("Usage has %d lines, want one for each of %d variables", len(usage), len(variables))
+	}
+
+	for i, field := range variables {
+		assignment := name(field) + "=" + field.Tag.Get("default")
+		if line := usage[i]; !strings.HasPrefix(line, "  "+assignment+" ") || !strings.HasSuffix(line, "  "+field.Tag.Get("desc")) {
+			t.Errorf("Usage's line %d is %q, want %s and its description", i+1, line, assignment)
+		}
+		// The raw text, in the order of the struct: docker run --env-file would keep quotes and comments.
+		before, after, found := strings.Cut(example, "# "+field.Tag.Get("desc")+"\n"+assignment+"\n")
+		if !found {
+			t.Fatalf(".env.example lacks, or has not in the order of Config:\n# %s\n%s", field.Tag.Get("desc"), assignment)
+		}
+		if i > 0 && before != "\n" {
+			t.Errorf(".env.example has %q before %s", before, assignment)
+		}
+		example = after
+		delete(inFile, name(field))
+	}
+	if len(inFile) > 0 {
+		t.Errorf(".env.example has variables that Config lacks: %v", slices.Sorted(maps.Keys(inFile)))
+	}
+}
+
+func TestPrintedConfigHidesThePassword(t *testing.T) {
+	cfg, err := loadWith(t, map[string]string{"TIER_MONTHLY_TOKENS": "creator:2,basic:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("start", "config", cfg, "pointer", &cfg, "nested", struct{ C Config }{cfg})
+	slog.New(slog.NewTextHandler(&log, nil)).Info("start", "config", cfg, "pointer", &cfg, "nested", struct{ C Config }{cfg})
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%d", "%x", "%X"} {
+		fmt.Fprintf(&log, verb+" "+verb+" "+verb+"\n", cfg, &cfg, struct{ C *Config }{&cfg})
+	}
+	if strings.Contains(log.String(), secret) || strings.Contains(log.String(), fmt.Sprintf("%x", secret)) {
+		t.Errorf("the password is in\n%s", log.String())
+	}
+	for _, want := range []string{"DATABASE_URL=postgresql://***@db.example:5432/app SERVICE_HOST=0.0.0.0", "TIER_MONTHLY_TOKENS=basic:1,creator:2 ", `"config":{"DATABASE_URL":"postgresql://***@db.example:5432/app","SERVICE_HOST"`} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("%s is not in\n%s", want, log.String())
+		}
+	}
+}

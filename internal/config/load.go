@@ -1,0 +1,208 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-playground/validator/v10"
+	"github.com/kelseyhightower/envconfig"
+)
+
+// Error lists everything that is wrong with the environment.
+type Error struct {
+	// Problems has one element for each variable that cannot be used, in the order of Config, and at least one.
+	Problems []Problem
+}
+
+// Problem says what is wrong with one variable.
+type Problem struct {
+	// Variable is the name of the environment variable.
+	Variable string
+	// Reason says on one line what is wrong. It quotes the value, unless that is a secret.
+	Reason string
+	// Example is a value that would do.
+	Example string
+}
+
+// Error returns a heading and a line for each problem, with the variable's name, what is wrong and an example.
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString("the configuration cannot be used:")
+	for _, p := range e.Problems {
+		fmt.Fprintf(&b, "\n  %s %s (example: %s=%s)", p.Variable, p.Reason, p.Variable, p.Example)
+	}
+	return b.String()
+}
+
+var validate = validator.New(validator.WithRequiredStructEnabled())
+
+// Load reads the settings from the environment, and from nowhere else: call ReadDotenv before. A variable that is set
+// to nothing counts as not set, and is unset. Where settings cannot be used the error is an *Error that lists all of
+// them, without any secret.
+func Load() (Config, error) {
+	// envconfig gives no default to a variable that is set to nothing.
+	if err := unsetEmpty(); err != nil {
+		return Config{}, err
+	}
+
+	var cfg Config
+	reasons, examples := make(map[string]string), make(map[string]string) // by name of the field
+	for _, field := range variables {
+		if err := load(reflect.ValueOf(&cfg).Elem(), field); err != nil {
+			reasons[field.Name] = err.Error()
+		}
+	}
+
+	unparsed := slices.Collect(maps.Keys(reasons))
+	var invalid validator.ValidationErrors
+	if err := validate.StructExcept(cfg, unparsed...); errors.As(err, &invalid) {
+		for _, failed := range invalid {
+			field, _ := reflect.TypeFor[Config]().FieldByName(failed.StructField())
+			reasons[field.Name] = refusal(field, os.Getenv(name(field))).Error()
+		}
+	} else if err != nil {
+		return Config{}, fmt.Errorf("check the configuration: %w", err)
+	}
+
+	for _, c := range conflicts(cfg) {
+		if reasons[c.field] == "" && reasons[c.other] == "" {
+			reasons[c.field] = c.reason
+			examples[c.field] = c.example
+		}
+	}
+
+	if len(reasons) == 0 {
+		return cfg, nil
+	}
+	failure := &Error{}
+	for _, field := range variables {
+		if reason := reasons[field.Name]; reason != "" {
+			failure.Problems = append(failure.Problems, Problem{
+				Variable: name(field),
+				Reason:   reason,
+				Example:  cmp.Or(examples[field.Name], field.Tag.Get("example"), field.Tag.Get("default")),
+			})
+		}
+	}
+	return Config{}, failure
+}
+
+// load reads one field of cfg. envconfig.Process stops at the first error, so each field is processed in a struct of
+// its own. The error says on one line what is wrong with the value.
+func load(cfg reflect.Value, field reflect.StructField) error {
+	value := os.Getenv(name(field))
+	if quoted.MatchString(value) {
+		return errors.New("is in quotes, and they are part of the value here: leave them out")
+	}
+	// envconfig takes 0x10 and reads 010 as 8: nobody means that by a port or a number of connections.
+	if isInteger(field.Type) && value != "" && !plainInteger.MatchString(value) {
+		return refusal(field, value)
+	}
+
+	one := reflect.New(reflect.StructOf([]reflect.StructField{field}))
+	var parse *envconfig.ParseError
+	switch err := envconfig.Process("", one.Interface()); {
+	case errors.As(err, &parse):
+		if _, ours := one.Elem().Field(0).Addr().Interface().(envconfig.Decoder); ours {
+			return parse.Err
+		}
+		return refusal(field, value)
+	case err != nil:
+		return err
+	}
+	cfg.FieldByIndex(field.Index).Set(one.Elem().Field(0))
+	return nil
+}
+
+var (
+	quoted       = regexp.MustCompile(`^(".*"|'.*')$`)
+	plainInteger = regexp.MustCompile(`^(0|-?[1-9][0-9]*)$`)
+)
+
+// isInteger reports whether t is a plain integer, which a duration and a log level are not.
+func isInteger(t reflect.Type) bool {
+	return t == reflect.TypeFor[int]() || t == reflect.TypeFor[int32]()
+}
+
+// conflict is a pair of settings that are sound each by itself and cannot be had together.
+type conflict struct {
+	field, other    string // names of the fields; the problem is reported for the first
+	reason, example string
+}
+
+// conflicts makes the checks that concern more than one field.
+func conflicts(cfg Config) []conflict {
+	var found []conflict
+	if cfg.DBMinConns > cfg.DBMaxConns {
+		found = append(found, conflict{
+			field: "DBMinConns", other: "DBMaxConns",
+			reason:  fmt.Sprintf("is %d, more than DB_MAX_CONNS, which is %d", cfg.DBMinConns, cfg.DBMaxConns),
+			example: fmt.Sprint(cfg.DBMaxConns),
+		})
+	}
+	// The connection would be cut before the answer that the deadline has passed could be written.
+	if cfg.RequestTimeout >= cfg.HTTPWriteTimeout {
+		found = append(found, conflict{
+			field: "RequestTimeout", other: "HTTPWriteTimeout",
+			reason:  fmt.Sprintf("is %v, not shorter than HTTP_WRITE_TIMEOUT, which is %v", cfg.RequestTimeout, cfg.HTTPWriteTimeout),
+			example: fmt.Sprint(cfg.HTTPWriteTimeout / 2),
+		})
+	}
+	// With credentials, the pages of whoever gets hold of one host that matches could act for the user.
+	if pattern := cfg.CORSOrigins.pattern(); pattern != "" && cfg.CORSAllowCredentials {
+		found = append(found, conflict{
+			field: "CORSOrigins", other: "CORSAllowCredentials",
+			reason: fmt.Sprintf("has the pattern %s, which needs CORS_ALLOW_CREDENTIALS=false: list the origins one by one or set that", quote(pattern)),
+		})
+	}
+	return found
+}
+
+// refusal says that value is not what the type and the validate tag of field want.
+func refusal(field reflect.StructField, value string) error {
+	if value == "" {
+		return errors.New("is required and not set")
+	}
+	return fmt.Errorf("is %s, which is not %s", quote(value), wanted(field))
+}
+
+// wanted describes the values that field accepts, from its type and its validate tag.
+func wanted(field reflect.StructField) string {
+	rules := make(map[string]string)
+	for rule := range strings.SplitSeq(field.Tag.Get("validate"), ",") {
+		key, param, _ := strings.Cut(rule, "=")
+		rules[key] = param
+	}
+	switch {
+	case field.Type == reflect.TypeFor[time.Duration]():
+		return fmt.Sprintf("a duration with its unit, from %s to %s", rules["min"], rules["max"])
+	case field.Type == reflect.TypeFor[slog.Level]():
+		return "one of debug, info, warn, error"
+	case isInteger(field.Type):
+		return fmt.Sprintf("a whole number from %s to %s", rules["min"], rules["max"])
+	case field.Type.Kind() == reflect.Bool:
+		return "true or false"
+	case rules["oneof"] != "":
+		return "one of " + strings.ReplaceAll(rules["oneof"], " ", ", ")
+	default:
+		return "an IP address or a host name"
+	}
+}
+
+// quote returns a value fit for an error message: on one line, and not too long a one.
+func quote(value string) string {
+	const most = 60
+	if runes := []rune(value); len(runes) > most {
+		value = string(runes[:most]) + "…"
+	}
+	return fmt.Sprintf("%q", value)
+}
