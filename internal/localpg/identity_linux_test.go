@@ -1,0 +1,3 @@
+package localpg
+
+const diesWithParent = true

@@ -1,0 +1,105 @@
+package localpg
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	// stopTimeout is how long a fast shutdown may take, which writes a
+	// checkpoint; quitTimeout how long an immediate one may take.
+	stopTimeout = 30 * time.Second
+	quitTimeout = 10 * time.Second
+)
+
+// process is a child that has been started. err is valid once done is closed.
+type process struct {
+	cmd  *exec.Cmd
+	log  string
+	done chan struct{}
+	err  error
+}
+
+// launch starts cmd, whose output goes to the file log.
+func launch(cmd *exec.Cmd, log string) (*process, error) {
+	p := &process{cmd: cmd, log: log, done: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		// Linux sends the parent-death signal when the thread that started the
+		// child ends, so the thread has to live as long as the child.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		p.err = cmd.Wait()
+		close(p.done)
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("starting PostgreSQL: %w", err)
+	}
+	return p, nil
+}
+
+// stop ends the process: politely, then less so. It returns after its end.
+func (p *process) stop() error {
+	select {
+	case <-p.done:
+		return p.failure("the PostgreSQL server")
+	default:
+	}
+	for _, step := range []struct {
+		signal syscall.Signal
+		wait   time.Duration
+	}{
+		{syscall.SIGINT, stopTimeout},
+		{syscall.SIGQUIT, quitTimeout},
+	} {
+		if err := p.cmd.Process.Signal(step.signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			return fmt.Errorf("stopping PostgreSQL: %w", err)
+		}
+		select {
+		case <-p.done:
+			if p.err != nil {
+				return p.failure("the PostgreSQL server")
+			}
+			return nil
+		case <-time.After(step.wait):
+		}
+	}
+	return errors.Join(errors.New("the PostgreSQL server did not stop and was killed"), p.kill())
+}
+
+// kill ends the process and its children at once. It returns after its end.
+func (p *process) kill() error {
+	err := syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+	<-p.done
+	if err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("killing PostgreSQL: %w", err)
+	}
+	return nil
+}
+
+// failure tells of a process that has ended by itself.
+func (p *process) failure(name string) error {
+	return fmt.Errorf("%s ended (%s), its last words:\n%s", name, p.cmd.ProcessState, p.lastLines())
+}
+
+// lastLines returns the end of the log.
+func (p *process) lastLines() string {
+	const most = 8
+	content, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(content)), "\n")
+	return strings.Join(lines[max(0, len(lines)-most):], "\n")
+}
