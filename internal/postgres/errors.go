@@ -1,0 +1,65 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/viralpilot/user-management/internal/user"
+)
+
+// SQLSTATE codes and classes (PostgreSQL manual, appendix A).
+const (
+	sqlInvalidCatalogName        = "3D000"
+	sqlReadOnlyTransaction       = "25006"
+	sqlSerializationFailure      = "40001"
+	sqlDeadlockDetected          = "40P01"
+	sqlLockNotAvailable          = "55P03"
+	sqlClassConnection           = "08"
+	sqlClassInvalidAuthorization = "28"
+	sqlClassResources            = "53"
+	sqlClassOperatorIntervention = "57"
+	sqlClassSystemError          = "58"
+)
+
+// translate turns what the driver reports into an error of package user. What it does not know stays as it is, and
+// is internal to callers.
+func translate(err error) error {
+	var known *user.Error
+	var pg *pgconn.PgError
+	var network net.Error
+	switch {
+	case err == nil || errors.As(err, &known):
+		return err
+	case errors.As(err, &pg):
+		switch pg.Code {
+		case sqlSerializationFailure, sqlDeadlockDetected, sqlLockNotAvailable:
+			return user.ErrOverloaded.Because(err)
+		case sqlReadOnlyTransaction, sqlInvalidCatalogName:
+			return user.ErrDatabaseUnavailable.Because(err)
+		}
+		switch pg.Code[:2] {
+		case sqlClassConnection, sqlClassInvalidAuthorization, sqlClassResources, sqlClassOperatorIntervention, sqlClassSystemError:
+			return user.ErrDatabaseUnavailable.Because(err)
+		}
+		return err
+	case pgconn.SafeToRetry(err), errors.As(err, &network),
+		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed),
+		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return user.ErrDatabaseUnavailable.Because(err)
+	}
+	return err
+}
+
+// repeatable reports whether a transaction that failed with err has certainly done nothing and may well succeed when
+// it is tried again.
+func repeatable(err error) bool {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return pg.Code == sqlSerializationFailure || pg.Code == sqlDeadlockDetected
+	}
+	return pgconn.SafeToRetry(err)
+}

@@ -1,0 +1,91 @@
+package postgres
+
+import (
+	"github.com/jackc/pgx/v5"
+
+	"github.com/viralpilot/user-management/internal/user"
+)
+
+// Every statement of the request path names one account.
+const (
+	userdataColumns = `cognito_user_id, username, email, subscription_tier, subscription_status, subscription_renewal_date,
+		tokens_remaining, tokens_used_this_month, last_token_reset_date, created_at, updated_at, is_active`
+
+	entryColumns = `entry_id, kind, amount, balance_after, used_after, tokens_charged, reservation_id, refunded_entry_id,
+		idempotency_key, command_hash, metadata, actor, created_at`
+
+	reservationColumns = `reservation_id, status, tokens, tokens_charged, tokens_returned, shortfall, carried, top_up,
+		created_at, expires_at, closed_at`
+
+	// A row without a side row has not been adopted yet.
+	selectAccount = `SELECT ` + userdataColumns + `,
+			coalesce(top_ups, 0), coalesce(tokens_reserved, 0), next_hold_expiry, top_ups IS NOT NULL
+		FROM viralpilot.userdata LEFT JOIN viralpilot.account_state USING (cognito_user_id)
+		WHERE cognito_user_id = $1`
+
+	lockUserdata = `SELECT ` + userdataColumns + ` FROM viralpilot.userdata WHERE cognito_user_id = $1 FOR UPDATE`
+
+	selectSideRow = `SELECT top_ups, tokens_reserved, next_hold_expiry, true
+		FROM viralpilot.account_state WHERE cognito_user_id = $1`
+
+	selectEntryByKey = `SELECT ` + entryColumns + ` FROM viralpilot.ledger
+		WHERE cognito_user_id = $1 AND idempotency_key = $2`
+
+	selectOpenReservations = `SELECT ` + reservationColumns + ` FROM viralpilot.reservations
+		WHERE cognito_user_id = $1 AND status = 'open'`
+
+	// Newest first by the primary key; a page begins where the one before it ended.
+	selectEntries = `SELECT ` + entryColumns + ` FROM viralpilot.ledger
+		WHERE cognito_user_id = $1 AND ($2::bigint = 0 OR entry_id < $2) AND ($3::text = '' OR kind = $3)
+			AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at < $5)
+		ORDER BY entry_id DESC LIMIT $6`
+
+	insertUserdata = `INSERT INTO viralpilot.userdata (` + userdataColumns + `)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHING`
+
+	updateUserdata = `UPDATE viralpilot.userdata SET username = $2, email = $3, subscription_tier = $4,
+			subscription_status = $5, subscription_renewal_date = $6, tokens_remaining = $7,
+			tokens_used_this_month = $8, last_token_reset_date = $9, updated_at = $10, is_active = $11
+		WHERE cognito_user_id = $1`
+
+	upsertSideRow = `INSERT INTO viralpilot.account_state (cognito_user_id, top_ups, tokens_reserved, next_hold_expiry)
+		VALUES ($1, $2, $3, $4)
+		ON CONFLICT (cognito_user_id) DO UPDATE SET top_ups = excluded.top_ups,
+			tokens_reserved = excluded.tokens_reserved, next_hold_expiry = excluded.next_hold_expiry`
+
+	upsertReservation = `INSERT INTO viralpilot.reservations (cognito_user_id, ` + reservationColumns + `)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+		ON CONFLICT (cognito_user_id, reservation_id) DO UPDATE SET status = excluded.status,
+			tokens_charged = excluded.tokens_charged, tokens_returned = excluded.tokens_returned,
+			shortfall = excluded.shortfall, carried = excluded.carried, top_up = excluded.top_up,
+			closed_at = excluded.closed_at`
+
+	insertEntry = `INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, tokens_charged,
+			reservation_id, refunded_entry_id, idempotency_key, command_hash, metadata, actor, created_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING entry_id`
+)
+
+// userdataFields are where the columns of userdataColumns go.
+func userdataFields(a *user.Account) []any {
+	return []any{
+		&a.ID, &a.Username, &a.Email, &a.Tier, &a.SubscriptionStatus, &a.RenewalDate,
+		&a.TokensRemaining, &a.TokensUsed, &a.LastReset, &a.CreatedAt, &a.UpdatedAt, &a.Active,
+	}
+}
+
+// sideRowFields are where the columns of the side row go.
+func sideRowFields(a *user.Account) []any {
+	return []any{&a.TopUps, &a.Reserved, &a.NextHoldExpiry, &a.Adopted}
+}
+
+func scanEntry(row pgx.CollectableRow) (e user.Entry, err error) {
+	err = row.Scan(&e.ID, &e.Kind, &e.Amount, &e.BalanceAfter, &e.UsedAfter, &e.TokensCharged, &e.ReservationID,
+		&e.RefundedEntryID, &e.IdempotencyKey, &e.CommandHash, &e.Metadata, &e.Actor, &e.CreatedAt)
+	return e, err
+}
+
+func scanReservation(row pgx.CollectableRow) (r user.Reservation, err error) {
+	err = row.Scan(&r.ID, &r.Status, &r.Tokens, &r.Charged, &r.Returned, &r.Shortfall, &r.Carried, &r.TopUp,
+		&r.CreatedAt, &r.ExpiresAt, &r.ClosedAt)
+	return r, err
+}
