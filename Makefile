@@ -1,0 +1,61 @@
+GO ?= go
+APP := github.com/viralpilot/user-management/internal/app
+STATICCHECK := $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOFUMPT := $(GO) run mvdan.cc/gofumpt@v0.12.0
+
+# The folders that hold Go code: named, so that a module cache below the
+# working tree is not taken for ours.
+SOURCES := cmd internal migrations
+
+# Go's own stamping ends the build where git distrusts the owner of the folder;
+# `make build` stamps instead.
+export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -buildvcs=false)
+
+.PHONY: help run test lint fmt build dev go compiler
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+run: dev ## Run the service, with a PostgreSQL of its own unless DATABASE_URL is set
+	@exec bin/dev
+
+test: dev compiler ## Run all tests, on a PostgreSQL of their own unless TEST_DATABASE_URL is set
+	@bin/dev ensure-postgres
+	CGO_ENABLED=1 $(GO) test -race -count=1 ./...
+
+lint: go ## Check the code: vet, staticcheck, gofumpt, go.mod and go.sum
+	$(GO) vet ./...
+	$(STATICCHECK) ./...
+	@echo "$(GOFUMPT) -l $(SOURCES)"
+	@files=$$($(GOFUMPT) -l $(SOURCES)) || exit 1; \
+	if [ -n "$$files" ]; then echo "Not formatted, run make fmt:"; echo "$$files"; exit 1; fi >&2
+	$(GO) mod verify
+	$(GO) mod tidy -diff
+
+fmt: go ## Format the code
+	$(GOFUMPT) -w $(SOURCES)
+
+build: go ## Build the static binary bin/user-management
+	@version=$$(git describe --tags --always --dirty 2>/dev/null) || version=dev; \
+	commit=$$(git rev-parse HEAD 2>/dev/null) || commit=unknown; \
+	set -x; CGO_ENABLED=0 $(GO) build -trimpath \
+		-ldflags "-s -w -X $(APP).version=$$version -X $(APP).commit=$$commit" \
+		-o bin/user-management ./cmd/user-management
+
+dev: go
+	@CGO_ENABLED=0 $(GO) build -o bin/dev ./cmd/dev
+
+go:
+	@command -v $(GO) >/dev/null || { \
+		echo "Go is not installed: get the version that go.mod names, or a later one, from https://go.dev/dl and put it on PATH." >&2; exit 1; }
+
+# The race detector needs a C compiler.
+compiler: go
+	@cc=$$($(GO) env CC); command -v $${cc%% *} >/dev/null && exit; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing a C compiler, which the race detector needs." >&2; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update -q && apt-get install -q -y --no-install-recommends gcc libc6-dev; \
+	else \
+		echo "The race detector needs a C compiler: install gcc or clang." >&2; exit 1; \
+	fi

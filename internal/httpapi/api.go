@@ -1,0 +1,115 @@
+// Package httpapi is the HTTP side of the service: the router, the handlers, the JSON that goes in and out, and the
+// problem documents that every failure becomes (product.md §4). It decides nothing about tokens.
+package httpapi
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/cors"
+
+	"github.com/viralpilot/user-management/internal/user"
+)
+
+// LogRequests says which requests get a line in the log.
+type LogRequests string
+
+// All requests, those answered with 400 or more, or none.
+const (
+	LogAll    LogRequests = "all"
+	LogErrors LogRequests = "errors"
+	LogNone   LogRequests = "none"
+)
+
+// Database is what the health check asks.
+type Database interface {
+	// Ping returns nil when the database answers within ctx.
+	Ping(ctx context.Context) error
+}
+
+// Options are what an API is made of.
+type Options struct {
+	Users    *user.Service
+	Database Database
+	Log      *slog.Logger
+	// Version is shown by / and /health.
+	Version string
+	// CORSOrigins are the origins that may call from a browser; "*" allows all.
+	CORSOrigins          []string
+	CORSAllowCredentials bool
+	LogRequests          LogRequests
+	// RequestTimeout bounds the work on one request.
+	RequestTimeout time.Duration
+}
+
+// API answers the calls of product.md §4.
+type API struct {
+	Options
+	stopping atomic.Bool
+}
+
+// New returns the API for o.
+func New(o Options) *API { return &API{Options: o} }
+
+// Stopping makes /health answer 503 from now on, so that load balancers look elsewhere while requests in flight are
+// finished.
+func (a *API) Stopping() { a.stopping.Store(true) }
+
+// Handler is the whole HTTP surface. CORS stands outermost, so that a browser can read errors too.
+func (a *API) Handler() http.Handler {
+	credentials := a.CORSAllowCredentials
+	if credentials && slices.Contains(a.CORSOrigins, "*") {
+		// Browsers refuse the pair, and rs/cors would send it.
+		credentials = false
+		a.Log.Warn("CORS_ALLOW_CREDENTIALS has no effect while CORS_ORIGINS is *: a wildcard is never paired with credentials")
+	}
+	return cors.New(cors.Options{
+		AllowedOrigins:   a.CORSOrigins,
+		AllowedMethods:   []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete},
+		AllowedHeaders:   []string{"Authorization", "Content-Type", idempotencyKey, requestIDHeader, "X-API-Key"},
+		ExposedHeaders:   []string{"Location", idempotencyReplayed, "Retry-After", requestIDHeader},
+		AllowCredentials: credentials,
+		MaxAge:           int((10 * time.Minute).Seconds()),
+	}).Handler(a.routes())
+}
+
+const (
+	idempotencyKey      = "Idempotency-Key"
+	idempotencyReplayed = "Idempotency-Replayed"
+	requestIDHeader     = "X-Request-Id"
+)
+
+// handler is a handler that returns what went wrong instead of writing it.
+type handler func(w http.ResponseWriter, r *http.Request) error
+
+// handle adapts h: the one place where an error becomes a response.
+func (a *API) handle(h handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err := h(w, r); err != nil {
+			a.fail(w, r, err)
+		}
+	}
+}
+
+// allowed lists the methods that the path of r has, for the Allow header.
+func allowed(match func(method string) bool) string {
+	var methods []string
+	for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		if !match(m) {
+			continue
+		}
+		methods = append(methods, m)
+		if m == http.MethodGet {
+			methods = append(methods, http.MethodHead)
+		}
+	}
+	if methods == nil {
+		return ""
+	}
+	return strings.Join(append(methods, http.MethodOptions), ", ")
+}

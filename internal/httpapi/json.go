@@ -1,0 +1,306 @@
+package httpapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/go-playground/validator/v10"
+
+	"github.com/viralpilot/user-management/internal/user"
+)
+
+const maxBody = 64 << 10
+
+// encode writes body as JSON. It is marshalled first, so that a failure cannot leave half a response.
+func encode(w http.ResponseWriter, status int, contentType string, body any) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(body); err != nil {
+		// Wire types marshal whatever they hold: this is a mistake in the code, for recoverPanic to report.
+		panic(fmt.Errorf("encode the response: %w", err))
+	}
+	h := w.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("Content-Length", strconv.Itoa(b.Len()))
+	w.WriteHeader(status)
+	// A client that is gone cannot be told so.
+	_, _ = w.Write(b.Bytes())
+}
+
+func respond(w http.ResponseWriter, status int, body any) error {
+	encode(w, status, "application/json", body)
+	return nil
+}
+
+// decode reads the body of r, one JSON object, into the struct that dst points to, and validates it. encoding/json
+// by itself is too lenient to count tokens by: it takes null for a number without changing it, matches names whatever
+// their case, lets the last of two equal names win and repairs broken text.
+//
+// Failures: unsupported_media_type, body_too_large, malformed_json, and validation_failed with all that is wrong.
+func decode(w http.ResponseWriter, r *http.Request, dst any) error {
+	if ct := r.Header.Get("Content-Type"); ct != "" {
+		if media, _, err := mime.ParseMediaType(ct); err != nil || media != "application/json" {
+			return errUnsupportedMedia
+		}
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		return errBodyTooLarge
+	} else if err != nil {
+		return errMalformedJSON.Because(err)
+	}
+	members, err := object(body)
+	if err != nil {
+		return err
+	}
+	var problems fieldErrors
+	target := reflect.ValueOf(dst).Elem()
+	for _, m := range members {
+		if message := assign(target, m); message != "" {
+			problems = append(problems, user.FieldError{Field: m.name, Message: message})
+		}
+	}
+	return problems.with(validate.Struct(dst))
+}
+
+// member is one name of a JSON object with its value as written.
+type member struct {
+	name  string
+	value json.RawMessage
+}
+
+// object splits a JSON object into its members. Equal names are refused.
+func object(text []byte) ([]member, error) {
+	if !utf8.Valid(text) || loneSurrogate(text) {
+		return nil, errMalformedJSON
+	}
+	dec := json.NewDecoder(bytes.NewReader(text))
+	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
+		return nil, errMalformedJSON
+	}
+	var members []member
+	seen := map[string]bool{}
+	for dec.More() {
+		name, err := dec.Token()
+		if err != nil {
+			return nil, errMalformedJSON
+		}
+		m := member{name: name.(string)}
+		if err := dec.Decode(&m.value); err != nil || seen[m.name] {
+			return nil, errMalformedJSON
+		}
+		seen[m.name] = true
+		members = append(members, m)
+	}
+	if _, err := dec.Token(); err != nil {
+		return nil, errMalformedJSON
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, errMalformedJSON
+	}
+	return members, nil
+}
+
+// Escapes of UTF-16: a whole pair, or, in the group, half of one.
+var surrogates = regexp.MustCompile(`(?i)\\\\|\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|(\\ud[89a-f][0-9a-f]{2})`)
+
+// loneSurrogate reports whether an escape stands for half a character, which encoding/json would replace.
+func loneSurrogate(text []byte) bool {
+	if !bytes.Contains(text, []byte(`\u`)) {
+		return false
+	}
+	for _, m := range surrogates.FindAllSubmatch(text, -1) {
+		if m[1] != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// assign sets the field of target that m names and says what is wrong with m, or "".
+func assign(target reflect.Value, m member) string {
+	for field, value := range target.Fields() {
+		if field.Tag.Get("json") != m.name {
+			continue
+		}
+		if string(m.value) == "null" {
+			if field.Tag.Get("null") == "none" {
+				return ""
+			}
+			return "must not be null"
+		}
+		err := json.Unmarshal(m.value, value.Addr().Interface())
+		if err == nil {
+			return ""
+		}
+		if own := fieldMessage(""); errors.As(err, &own) {
+			return string(own)
+		}
+		kind := field.Type
+		if kind.Kind() == reflect.Pointer {
+			kind = kind.Elem()
+		}
+		if kind.Kind() == reflect.Int64 {
+			return "must be an integer written in plain digits"
+		}
+		return "must be a " + kind.Kind().String()
+	}
+	return "is not a field of this call"
+}
+
+// fieldMessage is an error of a type's own UnmarshalJSON that may be shown.
+type fieldMessage string
+
+func (m fieldMessage) Error() string { return string(m) }
+
+// metadata is a caller's own notes on a command.
+type metadata map[string]string
+
+// UnmarshalJSON takes an object of strings and nothing else.
+func (d *metadata) UnmarshalJSON(text []byte) error {
+	const message = fieldMessage("must be an object with string values")
+	members, err := object(text)
+	if err != nil {
+		return message
+	}
+	*d = metadata{}
+	for _, m := range members {
+		if m.value[0] != '"' {
+			return message
+		}
+		var s string
+		if err := json.Unmarshal(m.value, &s); err != nil {
+			return message
+		}
+		(*d)[m.name] = s
+	}
+	return nil
+}
+
+// timestamp is an instant on the wire: RFC 3339 in UTC.
+type timestamp struct{ time.Time }
+
+// MarshalJSON writes the instant.
+func (t timestamp) MarshalJSON() ([]byte, error) {
+	return t.UTC().AppendFormat(nil, `"`+time.RFC3339Nano+`"`), nil
+}
+
+// UnmarshalJSON reads RFC 3339, or a date-time without zone as UTC.
+func (t *timestamp) UnmarshalJSON(text []byte) error {
+	var s string
+	if err := json.Unmarshal(text, &s); err != nil {
+		return errTimestamp
+	}
+	parsed, err := parseTimestamp(s)
+	t.Time = parsed
+	return err
+}
+
+const errTimestamp = fieldMessage("must be a date-time such as 2026-11-24T10:00:00Z")
+
+func parseTimestamp(s string) (time.Time, error) {
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999"} {
+		t, err := time.Parse(layout, s)
+		if err != nil {
+			continue
+		}
+		t = t.UTC().Truncate(time.Microsecond)
+		// Outside of these RFC 3339 cannot write it, and a zone can move a year over the edge.
+		if t.Year() < 1 || t.Year() > 9999 {
+			break
+		}
+		return t, nil
+	}
+	return time.Time{}, errTimestamp
+}
+
+// instant is the wire form of an optional instant.
+func instant(t *time.Time) *timestamp {
+	if t == nil {
+		return nil
+	}
+	return &timestamp{*t}
+}
+
+// validate checks what the tags of request types say.
+var validate = newValidator()
+
+func newValidator() *validator.Validate {
+	v := validator.New(validator.WithRequiredStructEnabled())
+	v.RegisterTagNameFunc(func(f reflect.StructField) string { return f.Tag.Get("json") })
+	for tag, ok := range map[string]func(string) bool{
+		"account_id": func(s string) bool { return user.ValidateID(s) == "" },
+		"no_control": func(s string) bool { return !strings.ContainsFunc(s, unicode.IsControl) },
+		"no_nul":     func(s string) bool { return !strings.ContainsRune(s, 0) },
+	} {
+		if err := v.RegisterValidation(tag, func(f validator.FieldLevel) bool { return ok(f.Field().String()) }); err != nil {
+			panic(err) // only for a tag that is empty or reserved
+		}
+	}
+	return v
+}
+
+// fieldErrors is what is wrong with a request so far.
+type fieldErrors []user.FieldError
+
+// with adds what the validator found in fields that have no error yet, and returns it all as one error, or nil.
+func (p fieldErrors) with(err error) error {
+	known := map[string]bool{}
+	for _, f := range p {
+		known[f.Field] = true
+	}
+	var found validator.ValidationErrors
+	if err != nil && !errors.As(err, &found) {
+		return err
+	}
+	for _, f := range found {
+		// The namespace begins with the Go type, and goes on into maps and lists.
+		_, name, _ := strings.Cut(f.Namespace(), ".")
+		if top, _, _ := strings.Cut(name, "["); !known[top] {
+			p = append(p, user.FieldError{Field: name, Message: message(f)})
+		}
+	}
+	if len(p) == 0 {
+		return nil
+	}
+	e := *user.ErrValidation
+	e.Fields = p
+	return &e
+}
+
+// message says in words what a validator tag wants.
+func message(f validator.FieldError) string {
+	switch f.Tag() {
+	case "required":
+		return "is required"
+	case "account_id":
+		return user.ValidateID(f.Value().(string))
+	case "email":
+		return "must be a valid e-mail address"
+	case "no_control":
+		return "must not contain control characters"
+	case "no_nul":
+		return "must not contain a NUL character"
+	}
+	bound := map[string]string{"min": "at least", "max": "at most"}[f.Tag()]
+	switch f.Kind() {
+	case reflect.String:
+		return fmt.Sprintf("must have %s %s characters", bound, f.Param())
+	case reflect.Map:
+		return fmt.Sprintf("must have %s %s members", bound, f.Param())
+	}
+	return fmt.Sprintf("must be %s %s", bound, f.Param())
+}

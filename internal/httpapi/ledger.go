@@ -1,0 +1,135 @@
+package httpapi
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+
+	"github.com/viralpilot/user-management/internal/user"
+)
+
+type entryBody struct {
+	EntryID         string            `json:"entry_id"`
+	Kind            user.EntryKind    `json:"kind"`
+	Amount          int64             `json:"amount"`
+	BalanceAfter    int64             `json:"balance_after"`
+	UsedAfter       int64             `json:"used_after"`
+	TokensCharged   int64             `json:"tokens_charged"`
+	ReservationID   *string           `json:"reservation_id"`
+	RefundedEntryID *string           `json:"refunded_entry_id"`
+	IdempotencyKey  *string           `json:"idempotency_key"`
+	Metadata        map[string]string `json:"metadata"`
+	Actor           *string           `json:"actor"`
+	CreatedAt       timestamp         `json:"created_at"`
+}
+
+type ledgerBody struct {
+	Entries    []entryBody `json:"entries"`
+	NextCursor *string     `json:"next_cursor"`
+}
+
+func (a *API) ledger(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r)
+	if err != nil {
+		return err
+	}
+	q, err := entryQuery(r)
+	if err != nil {
+		return a.unknownFirst(r, id, err)
+	}
+	limit := q.Limit
+	q.Limit++ // one more tells whether there is a next page
+	entries, err := a.Users.Entries(r.Context(), id, q)
+	if err != nil {
+		return err
+	}
+	body := ledgerBody{Entries: []entryBody{}}
+	if len(entries) > limit {
+		entries = entries[:limit]
+		cursor := newCursor(entries[limit-1].ID)
+		body.NextCursor = &cursor
+	}
+	for _, e := range entries {
+		b := entryBody{
+			EntryID: *entryID(e.ID), Kind: e.Kind, Amount: e.Amount, BalanceAfter: e.BalanceAfter, UsedAfter: e.UsedAfter,
+			TokensCharged: e.TokensCharged, ReservationID: e.ReservationID, IdempotencyKey: e.IdempotencyKey,
+			Metadata: e.Metadata, Actor: e.Actor, CreatedAt: timestamp{e.CreatedAt},
+		}
+		if e.RefundedEntryID != nil {
+			b.RefundedEntryID = entryID(*e.RefundedEntryID)
+		}
+		body.Entries = append(body.Entries, b)
+	}
+	return respond(w, http.StatusOK, body)
+}
+
+// Pages of a list.
+const (
+	defaultLimit = 50
+	maxLimit     = 200
+)
+
+func entryQuery(r *http.Request) (user.EntryQuery, error) {
+	q := user.EntryQuery{Limit: defaultLimit}
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return q, fieldErrors{{Field: "query", Message: "must be percent-encoded pairs"}}.with(nil)
+	}
+	var problems fieldErrors
+	read := func(name string, set func(string) error) {
+		given := values[name]
+		if len(given) == 0 {
+			return
+		}
+		err := set(given[0])
+		if len(given) > 1 {
+			err = fieldMessage("must be given once")
+		}
+		if err != nil {
+			problems = append(problems, user.FieldError{Field: name, Message: err.Error()})
+		}
+	}
+	read("kind", func(s string) error {
+		q.Kind = user.EntryKind(s)
+		if !slices.Contains(user.EntryKinds(), q.Kind) {
+			return fieldMessage("must be a kind of ledger entry")
+		}
+		return nil
+	})
+	read("since", func(s string) (err error) { q.Since, err = parseTimestamp(s); return err })
+	read("until", func(s string) (err error) { q.Until, err = parseTimestamp(s); return err })
+	read("limit", func(s string) (err error) { q.Limit, err = parseLimit(s); return err })
+	read("cursor", func(s string) (err error) { q.Before, err = parseCursor(s); return err })
+	return q, problems.with(nil)
+}
+
+func parseLimit(s string) (int, error) {
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || n < 1 || n > maxLimit {
+		return 0, fieldMessage(fmt.Sprintf("must be from 1 to %d", maxLimit))
+	}
+	return int(n), nil
+}
+
+// A cursor is the id of the last entry of a page, in a form that nobody is tempted to calculate with.
+
+func newCursor(last int64) string {
+	return base64.RawURLEncoding.EncodeToString(strconv.AppendInt(nil, last, 10))
+}
+
+func parseCursor(s string) (int64, error) {
+	text, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	if err != nil {
+		return 0, errCursor
+	}
+	id, err := strconv.ParseInt(string(text), 10, 64)
+	if err != nil || id < 1 || newCursor(id) != s {
+		return 0, errCursor
+	}
+	return id, nil
+}
+
+const errCursor = fieldMessage("must be the next_cursor of an earlier page")

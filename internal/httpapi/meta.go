@@ -1,0 +1,79 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"time"
+)
+
+const serviceName = "Viral Pilot User Management Service"
+
+func (a *API) root(w http.ResponseWriter, _ *http.Request) error {
+	return respond(w, http.StatusOK, map[string]any{
+		"service": serviceName,
+		"version": a.Version,
+		"status":  "running",
+		"endpoints": map[string]string{
+			"health":         "GET /health",
+			"tiers":          "GET /tiers",
+			"create_user":    "POST /user",
+			"get_user":       "GET /user/{cognito_user_id}",
+			"user_status":    "GET /user/{cognito_user_id}/status",
+			"change_tier":    "PUT /user/{cognito_user_id}/tier",
+			"consume_tokens": "POST /user/{cognito_user_id}/consume-tokens",
+			"add_tokens":     "POST /user/{cognito_user_id}/add-tokens",
+			"ledger":         "GET /user/{cognito_user_id}/ledger",
+		},
+	})
+}
+
+// healthTimeout is how long the database may take to answer before the service calls itself unhealthy.
+const healthTimeout = 2 * time.Second
+
+type healthBody struct {
+	Status    string    `json:"status"`
+	Service   string    `json:"service"`
+	Timestamp timestamp `json:"timestamp"`
+	Database  string    `json:"database"`
+	Version   string    `json:"version"`
+}
+
+func (a *API) health(w http.ResponseWriter, r *http.Request) error {
+	body := healthBody{Status: "healthy", Service: "user-management", Database: "connected", Version: a.Version}
+	status := http.StatusOK
+	ctx, cancel := context.WithTimeout(r.Context(), healthTimeout)
+	defer cancel()
+	if err := a.Database.Ping(ctx); err != nil {
+		a.Log.WarnContext(ctx, "health check failed", "request_id", requestID(ctx), "error", err)
+		status, body.Status, body.Database = http.StatusServiceUnavailable, "unhealthy", "disconnected"
+	}
+	if a.stopping.Load() {
+		status, body.Status = http.StatusServiceUnavailable, "shutting_down"
+	}
+	body.Timestamp = timestamp{a.Users.Now()}
+	return respond(w, status, body)
+}
+
+func (a *API) livez(w http.ResponseWriter, _ *http.Request) error {
+	return respond(w, http.StatusOK, map[string]string{"status": "alive"})
+}
+
+type tierBody struct {
+	Name           string `json:"name"`
+	TokensPerMonth int64  `json:"tokens_per_month"`
+	Unlimited      bool   `json:"unlimited"`
+	Defined        bool   `json:"defined"`
+	Description    string `json:"description"`
+}
+
+func (a *API) tiers(w http.ResponseWriter, _ *http.Request) error {
+	tiers := map[string]tierBody{}
+	for _, t := range a.Users.Tiers() {
+		perMonth := t.Allowance
+		if t.Unlimited {
+			perMonth = -1 // what clients of the earlier service expect
+		}
+		tiers[string(t.Tier)] = tierBody{t.Name, perMonth, t.Unlimited, t.Defined, t.Description}
+	}
+	return respond(w, http.StatusOK, map[string]any{"tiers": tiers, "description": "Available subscription tiers"})
+}

@@ -1,0 +1,101 @@
+package httpapi
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+
+	"github.com/viralpilot/user-management/internal/user"
+)
+
+// Failures that only HTTP knows.
+var (
+	errMalformedJSON    = &user.Error{Code: "malformed_json", Detail: "The body must be one JSON object."}
+	errInvalidPath      = &user.Error{Code: "invalid_path", Detail: "The user id in the path is not valid."}
+	errNotFound         = &user.Error{Code: "not_found", Detail: "There is nothing at this path."}
+	errMethodNotAllowed = &user.Error{Code: "method_not_allowed", Detail: "The path does not have this method; Allow lists those it has."}
+	errBodyTooLarge     = &user.Error{Code: "body_too_large", Detail: "The body is larger than 64 KiB."}
+	errUnsupportedMedia = &user.Error{Code: "unsupported_media_type", Detail: "The body must be sent as application/json."}
+	errInternal         = &user.Error{Code: "internal", Detail: "Something went wrong on our side."}
+)
+
+// kinds is the one mapping of codes to HTTP (product.md §4 "Errors").
+var kinds = map[user.Code]struct {
+	status int
+	title  string
+}{
+	errMalformedJSON.Code:         {http.StatusBadRequest, "Malformed JSON"},
+	user.CodeInvalidTier:          {http.StatusBadRequest, "Invalid tier"},
+	errInvalidPath.Code:           {http.StatusBadRequest, "Invalid path"},
+	user.CodeInsufficientTokens:   {http.StatusPaymentRequired, "Insufficient tokens"},
+	user.CodeUserInactive:         {http.StatusForbidden, "User inactive"},
+	user.CodeSubscriptionInactive: {http.StatusForbidden, "Subscription inactive"},
+	user.CodeUserNotFound:         {http.StatusNotFound, "User not found"},
+	errNotFound.Code:              {http.StatusNotFound, "Not found"},
+	errMethodNotAllowed.Code:      {http.StatusMethodNotAllowed, "Method not allowed"},
+	user.CodeUserExists:           {http.StatusConflict, "User exists"},
+	user.CodeBalanceOverflow:      {http.StatusConflict, "Balance overflow"},
+	errBodyTooLarge.Code:          {http.StatusRequestEntityTooLarge, "Body too large"},
+	errUnsupportedMedia.Code:      {http.StatusUnsupportedMediaType, "Unsupported media type"},
+	user.CodeValidation:           {http.StatusUnprocessableEntity, "Validation failed"},
+	user.CodeKeyReused:            {http.StatusUnprocessableEntity, "Idempotency key reused"},
+	errInternal.Code:              {http.StatusInternalServerError, "Internal error"},
+	user.CodeOverloaded:           {http.StatusServiceUnavailable, "Overloaded"},
+	user.CodeDatabaseUnavailable:  {http.StatusServiceUnavailable, "Database unavailable"},
+}
+
+// problem is an RFC 9457 problem document.
+type problem struct {
+	Type      string       `json:"type"`
+	Title     string       `json:"title"`
+	Status    int          `json:"status"`
+	Detail    string       `json:"detail"`
+	Instance  string       `json:"instance"`
+	Code      user.Code    `json:"code"`
+	RequestID string       `json:"request_id"`
+	Errors    []fieldError `json:"errors,omitempty"`
+	*shortage
+}
+
+type fieldError struct {
+	Field   string `json:"field"`
+	Message string `json:"message"`
+}
+
+type shortage struct {
+	TokensRemaining int64     `json:"tokens_remaining"`
+	TokensRequired  int64     `json:"tokens_required"`
+	NextResetAt     timestamp `json:"next_reset_at"`
+}
+
+// fail is the one writer of problem documents. What it does not know is internal: the log gets it, the caller does
+// not.
+func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
+	e := errInternal
+	if known := (*user.Error)(nil); errors.As(err, &known) {
+		e = known
+	}
+	kind, ok := kinds[e.Code]
+	if !ok {
+		e = errInternal
+		kind = kinds[e.Code]
+	}
+	if kind.status >= http.StatusInternalServerError {
+		a.Log.LogAttrs(r.Context(), slog.LevelError, "request failed",
+			slog.String("code", string(e.Code)), slog.String("request_id", requestID(r.Context())), slog.Any("error", err))
+	}
+	if kind.status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "1")
+	}
+	p := problem{
+		Type: "urn:viralpilot:problem:" + string(e.Code), Title: kind.title, Status: kind.status, Detail: e.Detail,
+		Instance: r.URL.EscapedPath(), Code: e.Code, RequestID: requestID(r.Context()),
+	}
+	for _, f := range e.Fields {
+		p.Errors = append(p.Errors, fieldError(f))
+	}
+	if s := e.Shortage; s != nil {
+		p.shortage = &shortage{s.TokensRemaining, s.TokensRequired, timestamp{s.NextResetAt}}
+	}
+	encode(w, kind.status, "application/problem+json", p)
+}

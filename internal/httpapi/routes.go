@@ -1,0 +1,49 @@
+package httpapi
+
+import (
+	"net/http"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+)
+
+// routes is every path that the service answers.
+func (a *API) routes() http.Handler {
+	r := chi.NewRouter()
+	r.Use(withRequestID, a.logRequest, a.recoverPanic, routeEscapedPath, middleware.GetHead, noStore, a.deadline)
+	r.NotFound(a.handle(func(http.ResponseWriter, *http.Request) error { return errNotFound }))
+	r.MethodNotAllowed(a.handle(a.otherMethod(r)))
+
+	r.Get("/", a.handle(a.root))
+	r.Get("/health", a.handle(a.health))
+	r.Get("/livez", a.handle(a.livez))
+	r.Get("/tiers", a.handle(a.tiers))
+
+	r.Post("/user", a.handle(a.createUser))
+	r.Get("/user/{cognito_user_id}", a.handle(a.getUser))
+	r.Get("/user/{cognito_user_id}/status", a.handle(a.userStatus))
+	r.Put("/user/{cognito_user_id}/tier", a.handle(a.changeTier))
+	r.Post("/user/{cognito_user_id}/consume-tokens", a.handle(a.consumeTokens))
+	r.Post("/user/{cognito_user_id}/add-tokens", a.handle(a.addTokens))
+	r.Get("/user/{cognito_user_id}/ledger", a.handle(a.ledger))
+	return r
+}
+
+// otherMethod answers a method that the path does not have: OPTIONS says which it has, any other is 405. chi sends
+// methods that it has never heard of here whatever the path.
+func (a *API) otherMethod(routes chi.Routes) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		methods := allowed(func(method string) bool {
+			return routes.Match(chi.NewRouteContext(), method, r.URL.RawPath)
+		})
+		if methods == "" {
+			return errNotFound
+		}
+		w.Header().Set("Allow", methods)
+		if r.Method == http.MethodOptions {
+			w.WriteHeader(http.StatusNoContent)
+			return nil
+		}
+		return errMethodNotAllowed
+	}
+}
