@@ -1,0 +1,224 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/viralpilot/user-management/internal/httpapi"
+	"github.com/viralpilot/user-management/internal/localpg/localpgtest"
+	"github.com/viralpilot/user-management/internal/postgres"
+	"github.com/viralpilot/user-management/internal/user"
+)
+
+func TestMain(m *testing.M) {
+	os.Exit(localpgtest.Main(m, func(ctx context.Context, url string) error {
+		store, err := postgres.Open(ctx, options(url))
+		if err != nil {
+			return err
+		}
+		store.Close()
+		return nil
+	}))
+}
+
+func options(url string) postgres.Options {
+	return postgres.Options{
+		URL: url, MaxConns: 4, ConnectTimeout: 10 * time.Second, AcquireTimeout: 2 * time.Second,
+		StatementTimeout: 5 * time.Second, Log: slog.New(slog.DiscardHandler),
+	}
+}
+
+// clock is the service's clock, moved by hand.
+type clock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *clock) Set(t time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = t
+}
+
+// service is the API on a database of its own, called through the real router.
+type service struct {
+	t       *testing.T
+	handler http.Handler
+	store   *postgres.Store
+	clock   *clock
+	log     *lockedBuffer
+}
+
+// start returns a service with the built-in tiers, except that basic has 5000 tokens; change may alter its options.
+func start(t *testing.T, change ...func(*httpapi.Options)) *service {
+	t.Helper()
+	store, err := postgres.Open(t.Context(), options(localpgtest.New(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(store.Close)
+	tiers, err := user.NewCatalogue(map[string]int64{"basic": 5000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &service{t: t, store: store, clock: &clock{now: time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)}, log: &lockedBuffer{}}
+	o := httpapi.Options{
+		Users:          &user.Service{Store: store, Rules: user.Rules{Tiers: tiers, ResetZone: time.UTC}, Now: s.clock.Now},
+		Database:       store,
+		Log:            slog.New(slog.NewJSONHandler(s.log, nil)),
+		Version:        "test",
+		CORSOrigins:    []string{"*"},
+		LogRequests:    httpapi.LogAll,
+		RequestTimeout: 10 * time.Second,
+	}
+	for _, c := range change {
+		c(&o)
+	}
+	s.handler = httpapi.New(o).Handler()
+	return s
+}
+
+// request is one call; a Body that is not a string is marshalled.
+type request struct {
+	Method, Path string
+	Header       http.Header
+	Body         any
+}
+
+// response is what came back.
+type response struct {
+	t      *testing.T
+	Status int
+	Header http.Header
+	Body   []byte
+}
+
+// do sends one request through the router.
+func (s *service) do(r request) response {
+	s.t.Helper()
+	var body io.Reader = http.NoBody
+	switch b := r.Body.(type) {
+	case nil:
+	case string:
+		body = strings.NewReader(b)
+	default:
+		text, err := json.Marshal(b)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		body = bytes.NewReader(text)
+	}
+	req := httptest.NewRequestWithContext(s.t.Context(), r.Method, r.Path, body)
+	if r.Body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	for name, values := range r.Header {
+		req.Header[name] = values
+	}
+	recorder := httptest.NewRecorder()
+	s.handler.ServeHTTP(recorder, req)
+	return response{s.t, recorder.Code, recorder.Header(), recorder.Body.Bytes()}
+}
+
+func (s *service) get(path string) response {
+	s.t.Helper()
+	return s.do(request{Method: http.MethodGet, Path: path})
+}
+
+func (s *service) post(path string, body any) response {
+	s.t.Helper()
+	return s.do(request{Method: http.MethodPost, Path: path, Body: body})
+}
+
+func (s *service) put(path string, body any) response {
+	s.t.Helper()
+	return s.do(request{Method: http.MethodPut, Path: path, Body: body})
+}
+
+// want fails the test unless the response has the status, and returns its body.
+func (r response) want(status int) map[string]any {
+	r.t.Helper()
+	if r.Status != status {
+		r.t.Fatalf("status %d, want %d; body: %s", r.Status, status, r.Body)
+	}
+	if len(r.Body) == 0 {
+		return nil
+	}
+	var body map[string]any
+	if err := json.Unmarshal(r.Body, &body); err != nil {
+		r.t.Fatalf("body %q: %v", r.Body, err)
+	}
+	return body
+}
+
+// wantProblem fails the test unless the response is the problem document of that code, whole, and returns it.
+func (r response) wantProblem(status int, code string) map[string]any {
+	r.t.Helper()
+	body := r.want(status)
+	if got := r.Header.Get("Content-Type"); got != "application/problem+json" {
+		r.t.Fatalf("content type %q of a problem", got)
+	}
+	for field, want := range map[string]any{
+		"type": "urn:viralpilot:problem:" + code, "status": float64(status), "code": code,
+		"request_id": r.Header.Get("X-Request-Id"),
+	} {
+		if body[field] != want {
+			r.t.Fatalf("%s is %v, want %v; body: %s", field, body[field], want, r.Body)
+		}
+	}
+	for _, field := range []string{"title", "detail", "instance"} {
+		if s, ok := body[field].(string); !ok || s == "" {
+			r.t.Fatalf("%s is missing; body: %s", field, r.Body)
+		}
+	}
+	return body
+}
+
+// lockedBuffer is a log that several requests write to.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func TestAConsumeIsChargedAndShownInTheLedger(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.post("/user", map[string]string{"cognito_user_id": "u"}).want(http.StatusCreated)
+	s.put("/user/u/tier", map[string]string{"tier": "tester"}).want(http.StatusOK)
+	if got := s.post("/user/u/consume-tokens", map[string]int{"tokens_to_consume": 7}).want(http.StatusOK); got["tokens_remaining"] != 993.0 {
+		t.Fatalf("tokens_remaining is %v after 7 of 1000", got["tokens_remaining"])
+	}
+	entries := s.get("/user/u/ledger").want(http.StatusOK)["entries"].([]any)
+	newest := entries[0].(map[string]any)
+	if len(entries) != 2 || newest["kind"] != "consume" || newest["amount"] != -7.0 || newest["balance_after"] != 993.0 {
+		t.Fatalf("ledger: %v", entries)
+	}
+}
