@@ -40,8 +40,6 @@ var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*$`)
 
 // parseDotenv reads the variables of a .env file. Its error says which line is wrong.
 func parseDotenv(content []byte) (map[string]string, error) {
-	// godotenv takes a last line without an end and without "=" for the value of a variable without a name.
-	content = append(content, '\n')
 	vars, ok := tryDotenv(content)
 	if ok {
 		return vars, nil
@@ -65,6 +63,7 @@ func tryDotenv(content []byte) (map[string]string, bool) {
 		return nil, false
 	}
 	for key := range vars {
+		// godotenv lets spaces through, and gives a last line without "=" the name "".
 		if !variableName.MatchString(key) {
 			return nil, false
 		}

@@ -29,7 +29,7 @@ func (t *TierTokens) Decode(value string) error {
 	var wrong []string
 	for pair := range strings.SplitSeq(value, ",") {
 		tier, amount, err := tierAmount(pair)
-		if _, twice := tokens[tier]; twice && err == nil {
+		if _, twice := tokens[tier]; twice {
 			err = fmt.Errorf("has the tier %s twice", quote(tier))
 		}
 		if err != nil {
