@@ -32,6 +32,14 @@ CREATE TABLE viralpilot.ledger (
 CREATE UNIQUE INDEX ledger_idempotency_key ON viralpilot.ledger (cognito_user_id, idempotency_key)
     WHERE idempotency_key IS NOT NULL;
 
+-- Refunds and reservations find their entries, and terms their beginning, without a walk along the ledger. They stay
+-- out of the way of a plain consume.
+CREATE INDEX ledger_refunds ON viralpilot.ledger (cognito_user_id, refunded_entry_id) WHERE refunded_entry_id IS NOT NULL;
+CREATE INDEX ledger_reservations ON viralpilot.ledger (cognito_user_id, reservation_id, entry_id) WHERE reservation_id IS NOT NULL;
+CREATE INDEX ledger_terms ON viralpilot.ledger (cognito_user_id, entry_id) WHERE kind IN ('monthly_reset', 'tier_change');
+-- The table grows in the order of time, so this tiny index skips what is outside of the days asked for.
+CREATE INDEX ledger_time ON viralpilot.ledger USING brin (created_at);
+
 CREATE TABLE viralpilot.reservations (
     cognito_user_id VARCHAR(255) NOT NULL REFERENCES viralpilot.userdata ON DELETE CASCADE,
     reservation_id  UUID NOT NULL,
@@ -46,7 +54,10 @@ CREATE TABLE viralpilot.reservations (
     created_at      TIMESTAMPTZ NOT NULL,
     expires_at      TIMESTAMPTZ NOT NULL,
     closed_at       TIMESTAMPTZ,
+    -- The cost it was settled with, which a retry has to repeat.
+    tokens_used     INTEGER,
     PRIMARY KEY (cognito_user_id, reservation_id)
 );
 
-CREATE INDEX reservations_open ON viralpilot.reservations (cognito_user_id) WHERE status = 'open';
+CREATE INDEX reservations_open ON viralpilot.reservations (cognito_user_id, expires_at, reservation_id) WHERE status = 'open';
+CREATE INDEX reservations_due ON viralpilot.reservations (expires_at) WHERE status = 'open';

@@ -24,6 +24,9 @@ const usage = `Usage: user-management [COMMAND]
 Commands:
   serve    migrate the database and serve the API (the default)
   migrate  migrate the database and stop
+  verify   hold every account against its ledger; exit status 1 when some disagree
+             --since TIME  check only ledger entries from this time on (2026-11-24 or 2026-11-24T10:00:00Z)
+             --adopt ID    accept the balance of this account, changed by hand, by writing an entry for it
   health   ask a service that runs on this machine for its health; exit status 0 when it is healthy
   version  print version and commit
 
@@ -37,31 +40,44 @@ func main() {
 	}
 }
 
+// command is a subcommand once its flags have been read.
+type command func(ctx context.Context, cfg config.Config, stdout io.Writer) error
+
 func run(args []string, stdout io.Writer) error {
-	flags := flag.NewFlagSet("user-management", flag.ContinueOnError)
+	name := "serve"
+	if len(args) > 0 && (len(args[0]) == 0 || args[0][0] != '-') {
+		name, args = args[0], args[1:]
+	}
+	flags := flag.NewFlagSet(name, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
+	var do command
+	switch name {
+	case "serve":
+		do = app.Run
+	case "migrate":
+		do = app.Migrate
+	case "health":
+		do = health
+	case "verify":
+		do = verify(flags)
+	case "version":
+	case "help":
+		args = []string{"--help"}
+	default:
+		return fmt.Errorf("there is no command %q (see --help)", name)
+	}
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		_, err := fmt.Fprint(stdout, usage, config.Usage())
 		return err
 	} else if err != nil {
 		return fmt.Errorf("%w (see --help)", err)
 	}
-	command := "serve"
 	if flags.NArg() > 0 {
-		command = flags.Arg(0)
+		return fmt.Errorf("%s does not take %q (see --help)", name, flags.Arg(0))
 	}
-	if flags.NArg() > 1 {
-		return fmt.Errorf("%s takes no arguments (see --help)", command)
-	}
-	if command == "version" {
+	if name == "version" {
 		_, err := fmt.Fprintln(stdout, app.Version(), app.Commit())
 		return err
-	}
-	do, ok := map[string]func(context.Context, config.Config, io.Writer) error{
-		"serve": app.Run, "migrate": app.Migrate, "health": health,
-	}[command]
-	if !ok {
-		return fmt.Errorf("there is no command %q (see --help)", command)
 	}
 
 	if err := config.ReadDotenv(); err != nil {
@@ -76,6 +92,25 @@ func run(args []string, stdout io.Writer) error {
 	// The first signal asks for a stop in good order; with the handler gone a second one ends the process at once.
 	context.AfterFunc(ctx, stop)
 	return do(ctx, cfg, stdout)
+}
+
+func verify(flags *flag.FlagSet) command {
+	var since time.Time
+	flags.Func("since", "", func(s string) (err error) {
+		for _, layout := range []string{time.RFC3339, time.DateOnly} {
+			if since, err = time.Parse(layout, s); err == nil {
+				return nil
+			}
+		}
+		return errors.New("want a time such as 2026-11-24 or 2026-11-24T10:00:00Z")
+	})
+	adopt := flags.String("adopt", "", "")
+	return func(ctx context.Context, cfg config.Config, stdout io.Writer) error {
+		if *adopt != "" {
+			return app.Accept(ctx, cfg, *adopt, stdout)
+		}
+		return app.Verify(ctx, cfg, since, stdout)
+	}
 }
 
 // health is the check of the container: the image has no shell and no curl.

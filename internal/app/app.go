@@ -40,22 +40,19 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) error {
 	log := telemetry.NewLogger(stdout, cfg.LogLevel, cfg.LogFormat)
 	log.Info("starting", "version", version, "commit", commit, "config", cfg)
 
-	tiers, err := user.NewCatalogue(cfg.TierMonthlyTokens)
-	if err != nil {
-		return fmt.Errorf("TIER_MONTHLY_TOKENS: %w", err)
-	}
 	store, err := postgres.Open(ctx, databaseOptions(cfg, log))
 	if err != nil {
 		return stopped(ctx, err)
 	}
 	defer store.Close()
 
+	users, err := newService(cfg, store)
+	if err != nil {
+		return err
+	}
+	defer sweeping(ctx, users, cfg.SweepInterval, log)()
 	api := httpapi.New(httpapi.Options{
-		Users: &user.Service{
-			Store: store,
-			Rules: user.Rules{Tiers: tiers, ResetZone: cfg.TokenResetTimezone.Location()},
-			Now:   time.Now,
-		},
+		Users:                users,
 		Database:             store,
 		Log:                  log,
 		Version:              version,
@@ -67,6 +64,35 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) error {
 	return serve(ctx, cfg, log, api)
 }
 
+// sweeping returns the tokens of reservations that ran out, every interval until ctx is done or the function it returns
+// is called, which waits for the sweep under way.
+func sweeping(ctx context.Context, users *user.Service, interval time.Duration, log *slog.Logger) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ticker := time.NewTicker(interval)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+			touched, err := users.Sweep(ctx)
+			if err != nil && ctx.Err() == nil {
+				log.Warn("sweep of reservations failed in part", "accounts", touched, "error", err)
+			} else if touched > 0 {
+				log.Info("reservations ran out", "accounts", touched)
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
 // Migrate brings the database to this version's schema and does nothing else.
 func Migrate(ctx context.Context, cfg config.Config, stdout io.Writer) error {
 	store, err := postgres.Open(ctx, databaseOptions(cfg, telemetry.NewLogger(stdout, cfg.LogLevel, cfg.LogFormat)))
@@ -75,6 +101,18 @@ func Migrate(ctx context.Context, cfg config.Config, stdout io.Writer) error {
 	}
 	store.Close()
 	return nil
+}
+
+func newService(cfg config.Config, store user.Store) (*user.Service, error) {
+	tiers, err := user.NewCatalogue(cfg.TierMonthlyTokens)
+	if err != nil {
+		return nil, fmt.Errorf("TIER_MONTHLY_TOKENS: %w", err)
+	}
+	return &user.Service{
+		Store: store,
+		Rules: user.Rules{Tiers: tiers, ResetZone: cfg.TokenResetTimezone.Location()},
+		Now:   time.Now,
+	}, nil
 }
 
 // stopped is nil for an error that only says that ctx was done.

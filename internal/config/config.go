@@ -58,6 +58,9 @@ type Config struct {
 	// DBMinConns is the number of connections that the pool keeps open, 0 to DBMaxConns.
 	DBMinConns int32 `envconfig:"DB_MIN_CONNS" default:"1" validate:"min=0,max=1000" desc:"connections that the pool keeps open, at most DB_MAX_CONNS"`
 
+	// SweepInterval is the pause between two looks for reservations that ran out, 1s to 1h.
+	SweepInterval time.Duration `envconfig:"SWEEP_INTERVAL" default:"30s" validate:"min=1s,max=1h" desc:"pause between two looks for reservations that ran out"`
+
 	// RequestTimeout is the deadline of one request, 100ms to 5m, and less than HTTPWriteTimeout.
 	RequestTimeout time.Duration `envconfig:"REQUEST_TIMEOUT" default:"10s" validate:"min=100ms,max=5m" desc:"deadline of one request, shorter than HTTP_WRITE_TIMEOUT"`
 	// HTTPReadHeaderTimeout is the time a client has to send the header of a request, 100ms to 5m.

@@ -91,6 +91,7 @@ func TestDefaults(t *testing.T) {
 		DBStatementTimeout:    5 * time.Second,
 		DBMaxConns:            8,
 		DBMinConns:            1,
+		SweepInterval:         30 * time.Second,
 		RequestTimeout:        10 * time.Second,
 		HTTPReadHeaderTimeout: 5 * time.Second,
 		HTTPReadTimeout:       15 * time.Second,

@@ -51,17 +51,41 @@ func respond(w http.ResponseWriter, status int, body any) error {
 //
 // Failures: unsupported_media_type, body_too_large, malformed_json, and validation_failed with all that is wrong.
 func decode(w http.ResponseWriter, r *http.Request, dst any) error {
+	body, err := readBody(w, r)
+	if err != nil {
+		return err
+	}
+	return decodeObject(body, dst)
+}
+
+// decodeOptional is decode for a call whose body may be left out; an empty one may have any type.
+func decodeOptional(w http.ResponseWriter, r *http.Request, dst any) error {
+	if r.ContentLength == 0 {
+		return nil
+	}
+	body, err := readBody(w, r)
+	if err != nil || len(body) == 0 {
+		return err
+	}
+	return decodeObject(body, dst)
+}
+
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if ct := r.Header.Get("Content-Type"); ct != "" {
 		if media, _, err := mime.ParseMediaType(ct); err != nil || media != "application/json" {
-			return errUnsupportedMedia
+			return nil, errUnsupportedMedia
 		}
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return errBodyTooLarge
+		return nil, errBodyTooLarge
 	} else if err != nil {
-		return errMalformedJSON.Because(err)
+		return nil, errMalformedJSON.Because(err)
 	}
+	return body, nil
+}
+
+func decodeObject(body []byte, dst any) error {
 	members, err := object(body)
 	if err != nil {
 		return err

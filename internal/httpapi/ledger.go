@@ -2,9 +2,7 @@ package httpapi
 
 import (
 	"encoding/base64"
-	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 
@@ -66,52 +64,21 @@ func (a *API) ledger(w http.ResponseWriter, r *http.Request) error {
 	return respond(w, http.StatusOK, body)
 }
 
-// Pages of a list.
-const (
-	defaultLimit = 50
-	maxLimit     = 200
-)
-
 func entryQuery(r *http.Request) (user.EntryQuery, error) {
 	q := user.EntryQuery{Limit: defaultLimit}
-	values, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return q, fieldErrors{{Field: "query", Message: "must be percent-encoded pairs"}}.with(nil)
-	}
-	var problems fieldErrors
-	read := func(name string, set func(string) error) {
-		given := values[name]
-		if len(given) == 0 {
-			return
-		}
-		err := set(given[0])
-		if len(given) > 1 {
-			err = fieldMessage("must be given once")
-		}
-		if err != nil {
-			problems = append(problems, user.FieldError{Field: name, Message: err.Error()})
-		}
-	}
-	read("kind", func(s string) error {
+	query := newQuery(r)
+	query.read("kind", func(s string) error {
 		q.Kind = user.EntryKind(s)
 		if !slices.Contains(user.EntryKinds(), q.Kind) {
 			return fieldMessage("must be a kind of ledger entry")
 		}
 		return nil
 	})
-	read("since", func(s string) (err error) { q.Since, err = parseTimestamp(s); return err })
-	read("until", func(s string) (err error) { q.Until, err = parseTimestamp(s); return err })
-	read("limit", func(s string) (err error) { q.Limit, err = parseLimit(s); return err })
-	read("cursor", func(s string) (err error) { q.Before, err = parseCursor(s); return err })
-	return q, problems.with(nil)
-}
-
-func parseLimit(s string) (int, error) {
-	n, err := strconv.ParseUint(s, 10, 16)
-	if err != nil || n < 1 || n > maxLimit {
-		return 0, fieldMessage(fmt.Sprintf("must be from 1 to %d", maxLimit))
-	}
-	return int(n), nil
+	query.read("since", func(s string) (err error) { q.Since, err = parseTimestamp(s); return err })
+	query.read("until", func(s string) (err error) { q.Until, err = parseTimestamp(s); return err })
+	query.read("limit", func(s string) (err error) { q.Limit, err = parseLimit(s); return err })
+	query.read("cursor", func(s string) (err error) { q.Before, err = parseCursor(s); return err })
+	return q, query.err()
 }
 
 // A cursor is the id of the last entry of a page, in a form that nobody is tempted to calculate with.

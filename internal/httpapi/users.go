@@ -180,15 +180,46 @@ func (a *API) addTokens(w http.ResponseWriter, r *http.Request) error {
 	return respondReceipt(w, receipt)
 }
 
+type refundRequest struct {
+	EntryID  *string  `json:"entry_id" validate:"required"`
+	Tokens   *int64   `json:"tokens" validate:"omitnil,min=1,max=2147483647"`
+	Metadata metadata `json:"metadata" null:"none" validate:"max=16,dive,keys,min=1,max=64,no_nul,endkeys,max=256,no_nul"`
+}
+
+func (a *API) refund(w http.ResponseWriter, r *http.Request) error {
+	var in refundRequest
+	id, err := a.command(w, r, &in)
+	if err != nil {
+		return err
+	}
+	c := user.Refund{Meta: meta(r, in.Metadata)}
+	if c.EntryID, err = parseEntryID(*in.EntryID); err != nil {
+		return a.unknownFirst(r, id, err)
+	}
+	if in.Tokens != nil {
+		c.Tokens = *in.Tokens
+	}
+	receipt, err := a.Users.Refund(r.Context(), id, c)
+	if err != nil {
+		return err
+	}
+	return respondReceipt(w, receipt)
+}
+
 func respondReceipt(w http.ResponseWriter, receipt user.Receipt) error {
 	body := receiptBody{userBody: newUserBody(receipt.Account)}
 	if receipt.Entry != nil {
 		body.EntryID = entryID(receipt.Entry.ID)
 	}
-	if receipt.Replayed {
+	markReplayed(w, receipt.Replayed)
+	return respond(w, http.StatusOK, body)
+}
+
+// markReplayed tells a caller that the command had been done before under its key.
+func markReplayed(w http.ResponseWriter, replayed bool) {
+	if replayed {
 		w.Header().Set(idempotencyReplayed, "true")
 	}
-	return respond(w, http.StatusOK, body)
 }
 
 // command reads the path id, the body and the idempotency key of a call that changes an account. That there is no
@@ -273,4 +304,13 @@ func nonEmpty(s *string) *string {
 func entryID(id int64) *string {
 	s := strconv.FormatInt(id, 10)
 	return &s
+}
+
+// parseEntryID reads an id as entryID writes it; anything else names no entry.
+func parseEntryID(s string) (int64, error) {
+	id, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || id < 1 || *entryID(id) != s {
+		return 0, user.ErrEntryNotFound
+	}
+	return id, nil
 }

@@ -15,7 +15,7 @@ const (
 		idempotency_key, command_hash, metadata, actor, created_at`
 
 	reservationColumns = `reservation_id, status, tokens, tokens_charged, tokens_returned, shortfall, carried, top_up,
-		created_at, expires_at, closed_at`
+		created_at, expires_at, closed_at, tokens_used`
 
 	// A row without a side row has not been adopted yet.
 	selectAccount = `SELECT ` + userdataColumns + `,
@@ -33,6 +33,64 @@ const (
 
 	selectOpenReservations = `SELECT ` + reservationColumns + ` FROM viralpilot.reservations
 		WHERE cognito_user_id = $1 AND status = 'open'`
+
+	selectReservation = `SELECT ` + reservationColumns + ` FROM viralpilot.reservations
+		WHERE cognito_user_id = $1 AND reservation_id = $2`
+
+	// What a refund has to know of the entry it names.
+	selectCharge = `SELECT ` + entryColumns + `,
+			(SELECT coalesce(sum(amount), 0) FROM viralpilot.ledger r
+				WHERE r.cognito_user_id = $1 AND r.refunded_entry_id = $2),
+			NOT EXISTS (SELECT FROM viralpilot.ledger t
+				WHERE t.cognito_user_id = $1 AND t.entry_id > $2 AND t.kind IN ('monthly_reset', 'tier_change')),
+			coalesce((SELECT carried FROM viralpilot.reservations h
+				WHERE h.cognito_user_id = $1 AND h.reservation_id = l.reservation_id), false)
+		FROM viralpilot.ledger l WHERE cognito_user_id = $1 AND entry_id = $2`
+
+	selectLastEntry = `SELECT ` + entryColumns + ` FROM viralpilot.ledger
+		WHERE cognito_user_id = $1 ORDER BY entry_id DESC LIMIT 1`
+
+	// A reservation with its newest entry.
+	selectReservationEntry = `SELECT ` + entryColumns + ` FROM viralpilot.ledger
+		WHERE cognito_user_id = $1 AND reservation_id = $2 ORDER BY entry_id DESC LIMIT 1`
+
+	selectReservationPage = `SELECT ` + reservationColumns + ` FROM viralpilot.reservations
+		WHERE cognito_user_id = $1 AND status = 'open'
+			AND ($2::timestamptz IS NULL OR (expires_at, reservation_id) > ($2, $3::uuid))
+		ORDER BY expires_at, reservation_id LIMIT $4`
+
+	// width_bucket numbers the stretches between the bounds, from 1.
+	selectUsage = `SELECT width_bucket(created_at, $2::timestamptz[]) AS stretch,
+			coalesce(sum(tokens_charged), 0), coalesce(sum(amount) FILTER (WHERE kind = 'refund'), 0)
+		FROM viralpilot.ledger
+		WHERE cognito_user_id = $1 AND created_at >= $3 AND created_at < $4
+		GROUP BY stretch`
+
+	// Not on the request path: it looks at all accounts.
+	selectDueAccounts = `SELECT DISTINCT cognito_user_id FROM viralpilot.reservations
+		WHERE status = 'open' AND expires_at <= $1 AND cognito_user_id > $2
+		ORDER BY cognito_user_id LIMIT $3`
+
+	selectLinks = `SELECT l.cognito_user_id, entry_id, amount, balance_after,
+			coalesce((SELECT balance_after FROM viralpilot.ledger p
+				WHERE p.cognito_user_id = l.cognito_user_id AND p.entry_id < l.entry_id
+				ORDER BY p.entry_id DESC LIMIT 1), 0),
+			NOT EXISTS (SELECT FROM viralpilot.userdata u WHERE u.cognito_user_id = l.cognito_user_id)
+		FROM viralpilot.ledger l
+		WHERE (l.cognito_user_id, entry_id) > ($1, $2) AND ($3::timestamptz IS NULL OR created_at >= $3)
+		ORDER BY l.cognito_user_id, entry_id LIMIT $4`
+
+	selectBalances = `SELECT u.cognito_user_id, tokens_remaining, tokens_used_this_month,
+			s.cognito_user_id IS NOT NULL, coalesce(top_ups, 0), coalesce(tokens_reserved, 0),
+			coalesce(balance_after, 0), coalesce(used_after, 0),
+			(SELECT coalesce(sum(tokens), 0) FROM viralpilot.reservations h
+				WHERE h.cognito_user_id = u.cognito_user_id AND status = 'open')
+		FROM viralpilot.userdata u
+		LEFT JOIN viralpilot.account_state s ON s.cognito_user_id = u.cognito_user_id
+		LEFT JOIN LATERAL (SELECT balance_after, used_after FROM viralpilot.ledger l
+			WHERE l.cognito_user_id = u.cognito_user_id ORDER BY entry_id DESC LIMIT 1) l ON true
+		WHERE u.cognito_user_id > $1
+		ORDER BY u.cognito_user_id LIMIT $2`
 
 	// Newest first by the primary key; a page begins where the one before it ended.
 	selectEntries = `SELECT ` + entryColumns + ` FROM viralpilot.ledger
@@ -54,11 +112,11 @@ const (
 			tokens_reserved = excluded.tokens_reserved, next_hold_expiry = excluded.next_hold_expiry`
 
 	upsertReservation = `INSERT INTO viralpilot.reservations (cognito_user_id, ` + reservationColumns + `)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 		ON CONFLICT (cognito_user_id, reservation_id) DO UPDATE SET status = excluded.status,
 			tokens_charged = excluded.tokens_charged, tokens_returned = excluded.tokens_returned,
 			shortfall = excluded.shortfall, carried = excluded.carried, top_up = excluded.top_up,
-			closed_at = excluded.closed_at`
+			closed_at = excluded.closed_at, tokens_used = excluded.tokens_used`
 
 	insertEntry = `INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, tokens_charged,
 			reservation_id, refunded_entry_id, idempotency_key, command_hash, metadata, actor, created_at)
@@ -78,14 +136,36 @@ func sideRowFields(a *user.Account) []any {
 	return []any{&a.TopUps, &a.Reserved, &a.NextHoldExpiry, &a.Adopted}
 }
 
+// entryFields are where the columns of entryColumns go.
+func entryFields(e *user.Entry) []any {
+	return []any{
+		&e.ID, &e.Kind, &e.Amount, &e.BalanceAfter, &e.UsedAfter, &e.TokensCharged, &e.ReservationID,
+		&e.RefundedEntryID, &e.IdempotencyKey, &e.CommandHash, &e.Metadata, &e.Actor, &e.CreatedAt,
+	}
+}
+
 func scanEntry(row pgx.CollectableRow) (e user.Entry, err error) {
-	err = row.Scan(&e.ID, &e.Kind, &e.Amount, &e.BalanceAfter, &e.UsedAfter, &e.TokensCharged, &e.ReservationID,
-		&e.RefundedEntryID, &e.IdempotencyKey, &e.CommandHash, &e.Metadata, &e.Actor, &e.CreatedAt)
+	err = row.Scan(entryFields(&e)...)
 	return e, err
+}
+
+func scanCharge(row pgx.CollectableRow) (c user.Charge, err error) {
+	err = row.Scan(append(entryFields(&c.Entry), &c.Refunded, &c.ThisTerm, &c.Carried)...)
+	return c, err
 }
 
 func scanReservation(row pgx.CollectableRow) (r user.Reservation, err error) {
 	err = row.Scan(&r.ID, &r.Status, &r.Tokens, &r.Charged, &r.Returned, &r.Shortfall, &r.Carried, &r.TopUp,
-		&r.CreatedAt, &r.ExpiresAt, &r.ClosedAt)
+		&r.CreatedAt, &r.ExpiresAt, &r.ClosedAt, &r.TokensUsed)
 	return r, err
+}
+
+func scanLink(row pgx.CollectableRow) (l user.Link, err error) {
+	err = row.Scan(&l.AccountID, &l.EntryID, &l.Amount, &l.BalanceAfter, &l.BalanceBefore, &l.Orphan)
+	return l, err
+}
+
+func scanBalance(row pgx.CollectableRow) (b user.Balance, err error) {
+	err = row.Scan(&b.AccountID, &b.Remaining, &b.Used, &b.Adopted, &b.TopUps, &b.Reserved, &b.LastBalance, &b.LastUsed, &b.Held)
+	return b, err
 }

@@ -21,34 +21,48 @@ type Store struct {
 	workTimeout time.Duration
 }
 
-var _ user.Store = (*Store)(nil)
+var (
+	_ user.Store = (*Store)(nil)
+	_ user.Books = (*Store)(nil)
+)
 
-// Open waits for the database, migrates it and returns the store. An error is one line for the operator, without
-// secrets. The caller closes the store.
+// Open is Connect, after which the database is brought to this version's schema.
 func Open(ctx context.Context, o Options) (*Store, error) {
+	store, err := Connect(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := migrate(ctx, store.pool.Config().ConnConfig, o.ImportPublicUserdata, o.Log); err != nil {
+		store.Close()
+		return nil, err
+	}
+	return store, nil
+}
+
+// Connect waits for the database and returns the store. An error is one line for the operator, without secrets. The
+// caller closes the store.
+func Connect(ctx context.Context, o Options) (*Store, error) {
 	pool, err := open(o)
 	if err != nil {
 		return nil, err
 	}
-	if err := prepare(ctx, pool, o); err != nil {
+	if err := waitFor(ctx, pool, o.ConnectTimeout, o.Log); err != nil {
 		pool.Close()
 		return nil, err
 	}
 	return &Store{pool: pool, acquireTimeout: o.AcquireTimeout, workTimeout: 2 * o.StatementTimeout}, nil
 }
 
-func prepare(ctx context.Context, pool *pgxpool.Pool, o Options) error {
-	if err := waitFor(ctx, pool, o.ConnectTimeout, o.Log); err != nil {
-		return err
-	}
-	return migrate(ctx, pool.Config().ConnConfig, o.ImportPublicUserdata, o.Log)
-}
-
 // Close waits for connections in use and closes all.
 func (s *Store) Close() { s.pool.Close() }
 
 // Ping asks the database for a sign of life within ctx.
-func (s *Store) Ping(ctx context.Context) error { return translate(s.pool.Ping(ctx)) }
+func (s *Store) Ping(ctx context.Context) error {
+	if err := s.pool.Ping(ctx); err != nil {
+		return user.ErrDatabaseUnavailable.Because(err)
+	}
+	return nil
+}
 
 // attempts bounds how often an update is tried that certainly did nothing the time before.
 const attempts = 5
@@ -89,16 +103,98 @@ func (s *Store) Account(ctx context.Context, id string) (user.Account, error) {
 
 // Entries implements [user.Store].
 func (s *Store) Entries(ctx context.Context, accountID string, q user.EntryQuery) ([]user.Entry, error) {
-	var entries []user.Entry
+	return list(ctx, s, scanEntry, selectEntries, accountID, q.Before, q.Kind, optional(q.Since), optional(q.Until), q.Limit)
+}
+
+// Reservation implements [user.Store].
+func (s *Store) Reservation(ctx context.Context, accountID, reservationID string) (user.Reservation, error) {
+	var found *user.Reservation
 	err := s.work(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
-		rows, err := conn.Query(ctx, selectEntries, accountID, q.Before, q.Kind, optional(q.Since), optional(q.Until), q.Limit)
+		var b pgx.Batch
+		var entry *user.Entry
+		queueOne(&b, &found, scanReservation, selectReservation, accountID, reservationID)
+		queueOne(&b, &entry, scanEntry, selectReservationEntry, accountID, reservationID)
+		if err := conn.SendBatch(ctx, &b).Close(); err != nil {
+			return err
+		}
+		if found == nil {
+			return user.ErrReservationNotFound
+		}
+		found.LastEntry = entry
+		return nil
+	})
+	if err != nil {
+		return user.Reservation{}, err
+	}
+	return *found, nil
+}
+
+// OpenReservations implements [user.Store].
+func (s *Store) OpenReservations(ctx context.Context, accountID string, q user.ReservationQuery) ([]user.Reservation, error) {
+	var page []user.Reservation
+	err := s.work(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+		rows, err := conn.Query(ctx, selectReservationPage, accountID, optional(q.AfterExpiry), nullable(q.AfterID), q.Limit)
 		if err != nil {
 			return err
 		}
-		entries, err = pgx.CollectRows(rows, scanEntry)
+		if page, err = pgx.CollectRows(rows, scanReservation); err != nil || len(page) == 0 {
+			return err
+		}
+		var b pgx.Batch
+		for i := range page {
+			queueOne(&b, &page[i].LastEntry, scanEntry, selectReservationEntry, accountID, page[i].ID)
+		}
+		return conn.SendBatch(ctx, &b).Close()
+	})
+	return page, err
+}
+
+// Usage implements [user.Store].
+func (s *Store) Usage(ctx context.Context, accountID string, bounds []time.Time) ([]user.Usage, error) {
+	sums := make([]user.Usage, len(bounds)-1)
+	err := s.work(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+		rows, err := conn.Query(ctx, selectUsage, accountID, bounds, bounds[0], bounds[len(bounds)-1])
+		if err != nil {
+			return err
+		}
+		var stretch int
+		var sum user.Usage
+		_, err = pgx.ForEachRow(rows, []any{&stretch, &sum.Charged, &sum.Refunded}, func() error {
+			sums[stretch-1] = sum
+			return nil
+		})
 		return err
 	})
-	return entries, err
+	return sums, err
+}
+
+// AccountsWithDueHold implements [user.Store].
+func (s *Store) AccountsWithDueHold(ctx context.Context, now time.Time, after string, limit int) ([]string, error) {
+	return list(ctx, s, pgx.RowTo[string], selectDueAccounts, now, after, limit)
+}
+
+// Links implements [user.Books].
+func (s *Store) Links(ctx context.Context, afterAccount string, afterEntry int64, since time.Time, limit int) ([]user.Link, error) {
+	return list(ctx, s, scanLink, selectLinks, afterAccount, afterEntry, optional(since), limit)
+}
+
+// Balances implements [user.Books].
+func (s *Store) Balances(ctx context.Context, after string, limit int) ([]user.Balance, error) {
+	return list(ctx, s, scanBalance, selectBalances, after, limit)
+}
+
+// list reads all rows of a query.
+func list[T any](ctx context.Context, s *Store, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
+	var found []T
+	err := s.work(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+		rows, err := conn.Query(ctx, sql, args...)
+		if err != nil {
+			return err
+		}
+		found, err = pgx.CollectRows(rows, scan)
+		return err
+	})
+	return found, err
 }
 
 // Update implements [user.Store]: one transaction an update.
@@ -161,50 +257,66 @@ func (s *Store) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	if err == nil {
 		return conn, nil
 	}
-	if stat := s.pool.Stat(); errors.Is(err, context.DeadlineExceeded) && stat.AcquiredConns() == stat.MaxConns() {
+	// Idle ones are on their way from one update to the next that waits.
+	stat := s.pool.Stat()
+	if full := stat.AcquiredConns()+stat.IdleConns() == stat.MaxConns(); full && errors.Is(err, context.DeadlineExceeded) {
 		return nil, user.ErrOverloaded.Because(err)
 	}
-	return nil, translate(fmt.Errorf("acquire a connection: %w", err))
+	return nil, user.ErrDatabaseUnavailable.Because(fmt.Errorf("acquire a connection: %w", err))
 }
 
 // lockState takes the account's row lock and reads what the update may look at. At READ COMMITTED each statement sees
-// what was committed before it began: the side row and the entry are read by statements of their own, after the lock
-// was waited for, or they would be older than the account.
-func lockState(ctx context.Context, tx pgx.Tx, ref user.Ref) (state user.State, err error) {
+// what was committed before it began: all else is read by statements of their own, after the lock was waited for, or
+// it would be older than the account.
+func lockState(ctx context.Context, tx pgx.Tx, ref user.Ref) (user.State, error) {
+	var state user.State
 	var b pgx.Batch
-	b.Queue(lockUserdata, ref.AccountID)
-	b.Queue(selectSideRow, ref.AccountID)
-	if ref.IdempotencyKey != "" {
-		b.Queue(selectEntryByKey, ref.AccountID, ref.IdempotencyKey)
-	}
-	results := tx.SendBatch(ctx, &b)
-	defer func() {
-		if closing := results.Close(); err == nil {
-			err = closing
+	id := ref.AccountID
+	b.Queue(lockUserdata, id).QueryRow(func(row pgx.Row) error {
+		err := row.Scan(userdataFields(&state.Account)...)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return user.ErrUserNotFound
 		}
-	}()
-	a := &state.Account
-	if err := results.QueryRow().Scan(userdataFields(a)...); errors.Is(err, pgx.ErrNoRows) {
-		return state, user.ErrUserNotFound
-	} else if err != nil {
-		return state, err
-	}
-	if err := results.QueryRow().Scan(sideRowFields(a)...); err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return state, err
-	}
-	if ref.IdempotencyKey != "" {
-		rows, err := results.Query()
-		if err != nil {
-			return state, err
+		return err
+	})
+	b.Queue(selectSideRow, id).QueryRow(func(row pgx.Row) error {
+		err := row.Scan(sideRowFields(&state.Account)...)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil // not adopted yet
 		}
-		prior, err := pgx.CollectExactlyOneRow(rows, scanEntry)
+		return err
+	})
+	if ref.IdempotencyKey != "" {
+		queueOne(&b, &state.Prior, scanEntry, selectEntryByKey, id, ref.IdempotencyKey)
+	}
+	if ref.ReservationID != "" {
+		queueOne(&b, &state.Reservation, scanReservation, selectReservation, id, ref.ReservationID)
+		b.Queue(selectOpenReservations, id).Query(func(rows pgx.Rows) (err error) {
+			state.Holds, err = pgx.CollectRows(rows, scanReservation)
+			state.HoldsLoaded = true
+			return err
+		})
+	}
+	if ref.EntryID != 0 {
+		queueOne(&b, &state.Charge, scanCharge, selectCharge, id, ref.EntryID)
+	}
+	if ref.LastEntry {
+		queueOne(&b, &state.Last, scanEntry, selectLastEntry, id)
+	}
+	return state, tx.SendBatch(ctx, &b).Close()
+}
+
+// queueOne queues a query for at most one row, to be found at dst.
+func queueOne[T any](b *pgx.Batch, dst **T, scan pgx.RowToFunc[T], sql string, args ...any) {
+	b.Queue(sql, args...).Query(func(rows pgx.Rows) error {
+		found, err := pgx.CollectOneRow(rows, scan)
 		if err == nil {
-			state.Prior = &prior
-		} else if !errors.Is(err, pgx.ErrNoRows) {
-			return state, err
+			*dst = &found
+		} else if errors.Is(err, pgx.ErrNoRows) {
+			return nil
 		}
-	}
-	return state, nil
+		return err
+	})
 }
 
 func openHolds(ctx context.Context, tx pgx.Tx, accountID string) ([]user.Reservation, error) {
@@ -229,7 +341,7 @@ func write(ctx context.Context, tx pgx.Tx, before user.State, change *user.Chang
 	}
 	for _, r := range change.Reservations {
 		b.Queue(upsertReservation, a.ID, r.ID, r.Status, r.Tokens, r.Charged, r.Returned, r.Shortfall,
-			r.Carried, r.TopUp, r.CreatedAt, r.ExpiresAt, r.ClosedAt)
+			r.Carried, r.TopUp, r.CreatedAt, r.ExpiresAt, r.ClosedAt, r.TokensUsed)
 	}
 	queueEntries(&b, a.ID, change.Entries)
 	return tx.SendBatch(ctx, &b).Close()
@@ -267,4 +379,12 @@ func optional(t time.Time) *time.Time {
 		return nil
 	}
 	return &t
+}
+
+// nullable is NULL for the empty string.
+func nullable(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
 }

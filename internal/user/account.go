@@ -57,8 +57,8 @@ func (a Account) adopt(allowance int64) Account {
 	if a.Adopted {
 		return a
 	}
-	a.TokensRemaining = max(a.TokensRemaining, 0)
-	a.TokensUsed = min(max(a.TokensUsed, 0), MaxTokens-a.TokensRemaining)
+	a.TokensRemaining = min(max(a.TokensRemaining, 0), MaxTokens-a.Reserved)
+	a.TokensUsed = min(max(a.TokensUsed, 0), MaxTokens-a.TokensRemaining-a.Reserved)
 	a.TopUps = max(0, a.TokensRemaining-allowance)
 	a.Adopted = true
 	return a

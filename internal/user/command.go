@@ -46,8 +46,50 @@ type ChangeTier struct {
 	Actor       string
 }
 
+// Reserve sets tokens aside before a call whose cost is not yet known.
+type Reserve struct {
+	// ReservationID is the UUID of the new reservation.
+	ReservationID string
+	// Tokens to hold, 1 to MaxTokens.
+	Tokens int64
+	// TTL is how long they are held, MinHold to MaxHold.
+	TTL time.Duration
+	Meta
+}
+
+// How long a reservation may be open (product.md §3.8).
+const (
+	MinHold     = time.Second
+	DefaultHold = 10 * time.Minute
+	MaxHold     = 24 * time.Hour
+)
+
+// Settle closes a reservation with the true cost.
+type Settle struct {
+	ReservationID string
+	// TokensUsed is the cost, 0 to MaxTokens; it may be less or more than what is held.
+	TokensUsed int64
+	Meta
+}
+
+// Release closes a reservation whose call was not made.
+type Release struct {
+	ReservationID string
+	Actor         string
+}
+
+// Refund gives back what an entry charged, whole or in part.
+type Refund struct {
+	EntryID int64
+	// Tokens to give back, 1 to MaxTokens; 0 for all that is left of the charge.
+	Tokens int64
+	Meta
+}
+
 func (c Consume) hash() []byte   { return commandHash("consume-tokens", c.Tokens) }
 func (c AddTokens) hash() []byte { return commandHash("add-tokens", c.Tokens) }
+func (c Reserve) hash() []byte   { return commandHash("reserve", c.Tokens, c.TTL.Milliseconds()) }
+func (c Refund) hash() []byte    { return commandHash("refund", c.EntryID, c.Tokens) }
 
 // commandHash identifies a command by its call and its amounts after defaults. It is stored, so its form must not
 // change.

@@ -20,6 +20,11 @@ const (
 	CodeInsufficientTokens   Code = "insufficient_tokens"
 	CodeBalanceOverflow      Code = "balance_overflow"
 	CodeKeyReused            Code = "idempotency_key_reused"
+	CodeReservationNotFound  Code = "reservation_not_found"
+	CodeReservationClosed    Code = "reservation_closed"
+	CodeReservationExpired   Code = "reservation_expired"
+	CodeEntryNotFound        Code = "entry_not_found"
+	CodeRefundExceedsCharge  Code = "refund_exceeds_charge"
 	CodeOverloaded           Code = "overloaded"
 	CodeDatabaseUnavailable  Code = "database_unavailable"
 )
@@ -62,6 +67,11 @@ var (
 	ErrInsufficientTokens   = &Error{Code: CodeInsufficientTokens, Detail: "Insufficient tokens."}
 	ErrBalanceOverflow      = &Error{Code: CodeBalanceOverflow, Detail: fmt.Sprintf("The account cannot hold more than %d tokens.", MaxTokens)}
 	ErrKeyReused            = &Error{Code: CodeKeyReused, Detail: "This Idempotency-Key was used with another command on this account."}
+	ErrReservationNotFound  = &Error{Code: CodeReservationNotFound, Detail: "Reservation not found."}
+	ErrReservationClosed    = &Error{Code: CodeReservationClosed, Detail: "The reservation has been settled or released already, with another outcome."}
+	ErrReservationExpired   = &Error{Code: CodeReservationExpired, Detail: "The reservation has expired and its tokens were returned; charge with consume-tokens instead."}
+	ErrEntryNotFound        = &Error{Code: CodeEntryNotFound, Detail: "Ledger entry not found."}
+	ErrRefundExceedsCharge  = &Error{Code: CodeRefundExceedsCharge, Detail: "That is more than is left of what the entry charged."}
 	ErrOverloaded           = &Error{Code: CodeOverloaded, Detail: "The service is overloaded; nothing was done. Try again shortly."}
 	ErrDatabaseUnavailable  = &Error{Code: CodeDatabaseUnavailable, Detail: "The database is not available. The outcome may be unknown: try again with the same Idempotency-Key."}
 )

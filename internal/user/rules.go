@@ -169,12 +169,33 @@ func (r Rules) period(t time.Time) int {
 // nextReset is the first instant of the period after t's.
 func (r Rules) nextReset(t time.Time) time.Time {
 	year, month, _ := t.In(r.ResetZone).Date()
-	next := time.Date(year, month+1, 1, 0, 0, 0, 0, r.ResetZone)
-	if r.period(next) == r.period(t) {
-		// Clocks go forward at this midnight, which therefore does not exist: the month begins at the change.
-		_, next = next.ZoneBounds()
+	return r.dayStart(year, month+1, 1)
+}
+
+// dayStart is the first instant of a day in the reset time zone. Where clocks change at midnight that is neither
+// always 00:00 nor what time.Date picks: midnight may not exist, or come twice.
+func (r Rules) dayStart(year int, month time.Month, day int) time.Time {
+	t := time.Date(year, month, day, 0, 0, 0, 0, r.ResetZone)
+	candidates := []time.Time{t}
+	if since, until := t.ZoneBounds(); !since.IsZero() {
+		_, offset := t.Zone()
+		_, before := since.Add(-1).Zone()
+		earlier := t.Add(time.Duration(offset-before) * time.Second) // the same wall clock before the last change
+		candidates = []time.Time{earlier, t, since, until}
 	}
-	return next.UTC()
+	wanted := time.Date(year, month, day, 0, 0, 0, 0, time.UTC)
+	for _, c := range candidates {
+		if !civil(c, r.ResetZone).Before(wanted) && civil(c.Add(-1), r.ResetZone).Before(wanted) {
+			return c.UTC()
+		}
+	}
+	return t.UTC()
+}
+
+// civil is the date of t in a zone, as midnight UTC.
+func civil(t time.Time, zone *time.Location) time.Time {
+	year, month, day := t.In(zone).Date()
+	return time.Date(year, month, day, 0, 0, 0, 0, time.UTC)
 }
 
 // draft is one account on its way through an update.
@@ -189,8 +210,13 @@ type draft struct {
 	entries []Entry
 	// balance is TokensRemaining after the last entry.
 	balance int64
+	// holds are the account's open reservations by expiry, and changed has the ids of those that the update changed.
 	holds   []Reservation
-	changed []bool
+	changed map[string]bool
+	// termBegun is true once the update has begun a term.
+	termBegun bool
+	// made is the reservation that the update makes.
+	made *Reservation
 }
 
 func (r Rules) draft(s State, now time.Time) *draft {
@@ -207,24 +233,35 @@ func (r Rules) draft(s State, now time.Time) *draft {
 		}
 	}
 	d.holds = byExpiry(s.Holds)
-	d.changed = make([]bool, len(d.holds))
+	if len(d.holds) > 0 {
+		d.changed = map[string]bool{}
+	}
 	return d
 }
 
 // change is what the draft comes to.
 func (d *draft) change() Change {
 	c := Change{Account: d.account, Entries: d.entries}
-	var next *time.Time
-	for i, h := range d.holds {
-		if d.changed[i] {
+	var open []Reservation
+	for _, h := range d.holds {
+		if d.changed[h.ID] {
 			c.Reservations = append(c.Reservations, h)
 		}
-		if h.Status == ReservationOpen && next == nil {
-			next = &h.ExpiresAt
+		if h.Status == ReservationOpen {
+			open = append(open, h)
 		}
 	}
 	if len(c.Reservations) > 0 {
-		c.Account.NextHoldExpiry = next
+		c.Account.NextHoldExpiry = nil
+		if len(open) > 0 {
+			c.Account.NextHoldExpiry = &open[0].ExpiresAt
+		}
+	}
+	if d.made != nil {
+		c.Reservations = append(c.Reservations, *d.made)
+		if next := c.Account.NextHoldExpiry; next == nil || d.made.ExpiresAt.Before(*next) {
+			c.Account.NextHoldExpiry = &d.made.ExpiresAt
+		}
 	}
 	if !c.Empty() {
 		c.Account.UpdatedAt = d.at
@@ -280,28 +317,11 @@ func (d *draft) expireHolds() error {
 		return ErrHoldsNeeded
 	}
 	for i := range d.holds {
-		if d.holds[i].due(d.at) {
-			d.expire(i)
+		if h := &d.holds[i]; h.due(d.at) {
+			d.close(h, ReservationExpired, h.Tokens, Entry{Kind: KindExpire})
 		}
 	}
 	return nil
-}
-
-// expire closes hold i and returns what product.md §3.8 says comes back: all of it within its term, and of a carried
-// one only the top-ups in it.
-func (d *draft) expire(i int) {
-	a, h := &d.account, &d.holds[i]
-	h.Status, h.ClosedAt, h.Returned = ReservationExpired, &d.at, h.Tokens
-	a.Reserved -= h.Tokens
-	if h.Carried {
-		h.Returned = h.TopUp
-		a.TopUps += h.TopUp
-	}
-	a.TokensRemaining += h.Returned
-	d.changed[i] = true
-	if h.Tokens > 0 { // a hold of an unlimited account holds nothing, so there is nothing to explain
-		d.record(Entry{Kind: KindExpire, ReservationID: &h.ID})
-	}
 }
 
 // beginTerm grants the tier's allowance afresh; the old one lapses and top-ups stay (product.md §3.4). Top-ups that
@@ -320,8 +340,9 @@ func (d *draft) beginTerm(e Entry) error {
 		}
 		h.Carried, h.TopUp = true, min(gone, h.Tokens)
 		gone -= h.TopUp
-		d.changed[i] = true
+		d.changed[h.ID] = true
 	}
+	d.termBegun = true
 	a.TopUps = left
 	a.TokensUsed = 0
 	a.TokensRemaining = left + min(d.allowance(), MaxTokens-a.Reserved-left)

@@ -26,6 +26,18 @@ type Receipt struct {
 	Entry *Entry
 	// Replayed is true when the command had been done before under the same key.
 	Replayed bool
+
+	reservations []Reservation
+}
+
+// reservation is the one of this id that the command made or changed; zero when it did neither.
+func (r Receipt) reservation(id string) Reservation {
+	for _, made := range r.reservations {
+		if made.ID == id {
+			return made
+		}
+	}
+	return Reservation{}
 }
 
 // Tiers returns the catalogue in its order.
@@ -86,21 +98,29 @@ func (s *Service) Status(ctx context.Context, id string) (Status, error) {
 
 // Consume charges tokens; see [Rules.Consume].
 func (s *Service) Consume(ctx context.Context, id string, c Consume) (Receipt, error) {
-	return s.execute(ctx, id, c.IdempotencyKey, KindConsume, func(st State, now time.Time) (Change, error) {
+	return s.execute(ctx, Ref{AccountID: id, IdempotencyKey: c.IdempotencyKey}, KindConsume, func(st State, now time.Time) (Change, error) {
 		return s.Rules.Consume(st, c, now)
 	})
 }
 
 // AddTokens tops up; see [Rules.AddTokens].
 func (s *Service) AddTokens(ctx context.Context, id string, c AddTokens) (Receipt, error) {
-	return s.execute(ctx, id, c.IdempotencyKey, KindTopUp, func(st State, now time.Time) (Change, error) {
+	return s.execute(ctx, Ref{AccountID: id, IdempotencyKey: c.IdempotencyKey}, KindTopUp, func(st State, now time.Time) (Change, error) {
 		return s.Rules.AddTokens(st, c, now)
+	})
+}
+
+// Refund gives back a charge; see [Rules.Refund].
+func (s *Service) Refund(ctx context.Context, id string, c Refund) (Receipt, error) {
+	ref := Ref{AccountID: id, IdempotencyKey: c.IdempotencyKey, EntryID: c.EntryID}
+	return s.execute(ctx, ref, KindRefund, func(st State, now time.Time) (Change, error) {
+		return s.Rules.Refund(st, c, now)
 	})
 }
 
 // ChangeTier moves an account to a tier; see [Rules.ChangeTier].
 func (s *Service) ChangeTier(ctx context.Context, id string, c ChangeTier) (Account, error) {
-	r, err := s.execute(ctx, id, "", KindTierChange, func(st State, now time.Time) (Change, error) {
+	r, err := s.execute(ctx, Ref{AccountID: id}, KindTierChange, func(st State, now time.Time) (Change, error) {
 		return s.Rules.ChangeTier(st, c, now)
 	})
 	return r.Account, err
@@ -114,18 +134,37 @@ func (s *Service) Entries(ctx context.Context, id string, q EntryQuery) ([]Entry
 	return s.Store.Entries(ctx, id, q)
 }
 
+// Usage sums per day of the reset time zone, from the day of q.From to that of q.To, both inclusive.
+func (s *Service) Usage(ctx context.Context, id string, q UsageQuery) (UsageReport, error) {
+	now := s.now()
+	if _, err := s.account(ctx, id, now); err != nil {
+		return UsageReport{}, err
+	}
+	days, err := s.Rules.usageDays(q, now)
+	if err != nil {
+		return UsageReport{}, err
+	}
+	bounds := make([]time.Time, 0, len(days)+1)
+	for _, day := range days {
+		bounds = append(bounds, s.Rules.dayStart(day.Date()))
+	}
+	bounds = append(bounds, s.Rules.dayStart(days[len(days)-1].AddDate(0, 0, 1).Date()))
+	sums, err := s.Store.Usage(ctx, id, bounds)
+	return UsageReport{Zone: s.Rules.ResetZone, Days: days, Sums: sums}, err
+}
+
 // execute runs one command whose own entry, the last it writes if it writes any, is of the given kind.
-func (s *Service) execute(ctx context.Context, id, key string, kind EntryKind, rule func(State, time.Time) (Change, error)) (Receipt, error) {
+func (s *Service) execute(ctx context.Context, ref Ref, kind EntryKind, rule func(State, time.Time) (Change, error)) (Receipt, error) {
 	now := s.now()
 	var prior *Entry
-	change, err := s.Store.Update(ctx, Ref{AccountID: id, IdempotencyKey: key}, func(st State) (Change, error) {
+	change, err := s.Store.Update(ctx, ref, func(st State) (Change, error) {
 		prior = st.Prior
 		return rule(st, now)
 	})
 	if err != nil {
 		return Receipt{}, err
 	}
-	r := Receipt{Account: change.Account}
+	r := Receipt{Account: change.Account, reservations: change.Reservations}
 	if prior != nil {
 		r.Entry, r.Replayed = prior, true
 		r.Account.TokensRemaining, r.Account.TokensUsed = prior.BalanceAfter, prior.UsedAfter

@@ -3,6 +3,7 @@ package user
 import (
 	"context"
 	"errors"
+	"time"
 )
 
 // Store keeps accounts and their ledgers. Its methods return [ErrUserNotFound], [ErrUserExists], [ErrOverloaded] (nothing was
@@ -27,6 +28,20 @@ type Store interface {
 
 	// Entries reads a page of an account's ledger; empty for an unknown account.
 	Entries(ctx context.Context, accountID string, query EntryQuery) ([]Entry, error)
+
+	// Reservation reads one reservation of an account; ErrReservationNotFound when there is none.
+	Reservation(ctx context.Context, accountID, reservationID string) (Reservation, error)
+
+	// OpenReservations reads a page of an account's open reservations, by expiry, then id.
+	OpenReservations(ctx context.Context, accountID string, query ReservationQuery) ([]Reservation, error)
+
+	// Usage sums what an account was charged and refunded between bounds, which are in rising order: element i of the
+	// answer is for the time from bounds[i] (inclusive) to bounds[i+1] (exclusive).
+	Usage(ctx context.Context, accountID string, bounds []time.Time) ([]Usage, error)
+
+	// AccountsWithDueHold reads, without locking, up to limit ids greater than after, in their order, of accounts that
+	// have an open reservation with an expiry at or before now.
+	AccountsWithDueHold(ctx context.Context, now time.Time, after string, limit int) ([]string, error)
 }
 
 // Ref names what an update needs to see. Empty fields name nothing.
@@ -34,6 +49,12 @@ type Ref struct {
 	AccountID string
 	// IdempotencyKey names the entry that an earlier command with this key wrote.
 	IdempotencyKey string
+	// ReservationID names a reservation; the holds are loaded along with it.
+	ReservationID string
+	// EntryID names a ledger entry to refund.
+	EntryID int64
+	// LastEntry asks for the account's newest ledger entry.
+	LastEntry bool
 }
 
 // State is what an update sees of one account, read under its lock.
@@ -45,6 +66,23 @@ type State struct {
 	HoldsLoaded bool
 	// Prior is the entry stored under the Ref's idempotency key; nil when there is none.
 	Prior *Entry
+	// Reservation is the one that the Ref names; nil when there is none.
+	Reservation *Reservation
+	// Charge is what the Ref's EntryID names; nil when there is no such entry.
+	Charge *Charge
+	// Last is the account's newest entry, when the Ref asks for it and there is one.
+	Last *Entry
+}
+
+// Charge is a ledger entry as a refund has to see it.
+type Charge struct {
+	Entry Entry
+	// Refunded is what refunds of it have given back so far.
+	Refunded int64
+	// ThisTerm is true when the present term began before it: no entry that begins a term has a greater id.
+	ThisTerm bool
+	// Carried is true when it settled a carried reservation.
+	Carried bool
 }
 
 // Change is what an update writes: the account with its side row, entries to append in this order, and
