@@ -131,7 +131,7 @@ func (s *Server) Start(ctx context.Context) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, lock.Close())
+			err = errors.Join(err, releaseLock(lock))
 		}
 	}()
 	if err := s.stopLeftover(ctx); err != nil {
@@ -149,7 +149,7 @@ func (s *Server) Start(ctx context.Context) (err error) {
 		return err
 	}
 	if err := s.awaitReady(ctx, proc); err != nil {
-		return errors.Join(err, proc.stop())
+		return err
 	}
 	s.proc, s.lock = proc, lock
 	return nil
@@ -164,7 +164,7 @@ func (s *Server) Stop() error {
 	if s.proc == nil {
 		return nil
 	}
-	err := errors.Join(s.proc.stop(), s.lock.Close())
+	err := errors.Join(s.proc.stop(), releaseLock(s.lock))
 	s.proc, s.lock = nil, nil
 	return err
 }
@@ -285,6 +285,12 @@ func (s *Server) acquireLock() (*os.File, error) {
 	return nil, errors.Join(err, f.Close())
 }
 
+// releaseLock unlocks before it closes: a child that another goroutine has
+// forked and that has not come to its exec yet still has the file open.
+func releaseLock(f *os.File) error {
+	return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
+}
+
 // stopLeftover stops a server that outlived its process: elsewhere than on
 // Linux nothing else does, and on Linux it may still be shutting down.
 func (s *Server) stopLeftover(ctx context.Context) error {
@@ -367,7 +373,7 @@ func (s *Server) serverArgs() []string {
 
 // launch starts one of PostgreSQL's programs with its output in the log file.
 func (s *Server) launch(attr *syscall.SysProcAttr, program string, args ...string) (*process, error) {
-	log, err := os.Create(s.logFile())
+	log, err := os.OpenFile(s.logFile(), os.O_CREATE|os.O_TRUNC|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the log of the PostgreSQL server: %w", err)
 	}
@@ -392,17 +398,23 @@ func programEnv() []string {
 	return append(env, "LC_ALL=C")
 }
 
+// awaitReady waits until the server accepts connections. Where it returns an
+// error, the server has ended.
 func (s *Server) awaitReady(ctx context.Context, proc *process) error {
 	for {
 		conn, err := pgx.Connect(ctx, s.URL(superuser))
 		if err == nil {
-			return conn.Close(ctx)
+			err = conn.Close(ctx)
+		}
+		if err == nil {
+			return nil
 		}
 		select {
 		case <-proc.done:
 			return proc.failure("the PostgreSQL server")
 		case <-ctx.Done():
-			return fmt.Errorf("the PostgreSQL server does not accept connections: %w\n%s", context.Cause(ctx), proc.lastLines())
+			err := fmt.Errorf("the PostgreSQL server does not accept connections: %w\n%s", context.Cause(ctx), proc.lastLines())
+			return errors.Join(err, proc.stop())
 		case <-time.After(pollInterval):
 		}
 	}

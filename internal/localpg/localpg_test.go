@@ -67,7 +67,7 @@ func TestStopAndStartAgain(t *testing.T) {
 	})
 	t.Run("a server left over is stopped first", func(t *testing.T) {
 		// As if the process that started it were gone, with its lock.
-		if err := server.lock.Close(); err != nil {
+		if err := releaseLock(server.lock); err != nil {
 			t.Fatal(err)
 		}
 		second := newServer(t, Options{Dir: dir})
