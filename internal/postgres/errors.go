@@ -17,6 +17,7 @@ const (
 	sqlReadOnlyTransaction       = "25006"
 	sqlSerializationFailure      = "40001"
 	sqlDeadlockDetected          = "40P01"
+	sqlInsufficientPrivilege     = "42501"
 	sqlLockNotAvailable          = "55P03"
 	sqlClassConnection           = "08"
 	sqlClassInvalidAuthorization = "28"

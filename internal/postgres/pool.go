@@ -83,6 +83,8 @@ func waitFor(ctx context.Context, pool *pgxpool.Pool, timeout time.Duration, log
 			return fmt.Errorf("the database %q does not exist on %s: create it or correct DATABASE_URL", conn.Database, at)
 		case errors.As(err, &refused) && refused.Code[:2] == sqlClassInvalidAuthorization:
 			return fmt.Errorf("the database on %s refused the login of user %q: correct DATABASE_URL", at, conn.User)
+		case errors.As(err, &refused) && refused.Code == sqlInsufficientPrivilege:
+			return fmt.Errorf("the user %q may not connect to the database %q on %s: grant it CONNECT or correct DATABASE_URL", conn.User, conn.Database, at)
 		case time.Now().Add(pause).After(deadline):
 			return fmt.Errorf("no database answers on %s within %s (%s): start it or correct DATABASE_URL", at, timeout, reason(err))
 		}

@@ -18,8 +18,10 @@ const (
 		created_at, expires_at, closed_at, tokens_used`
 
 	// A row without a side row has not been adopted yet.
-	selectAccount = `SELECT ` + userdataColumns + `,
-			coalesce(top_ups, 0), coalesce(tokens_reserved, 0), next_hold_expiry, top_ups IS NOT NULL
+	accountColumns = userdataColumns + `,
+			coalesce(top_ups, 0), coalesce(tokens_reserved, 0), next_hold_expiry, top_ups IS NOT NULL`
+
+	selectAccount = `SELECT ` + accountColumns + `
 		FROM viralpilot.userdata LEFT JOIN viralpilot.account_state USING (cognito_user_id)
 		WHERE cognito_user_id = $1`
 
@@ -65,6 +67,34 @@ const (
 		FROM viralpilot.ledger
 		WHERE cognito_user_id = $1 AND created_at >= $3 AND created_at < $4
 		GROUP BY stretch`
+
+	// Each branch walks the index of one column and the outer query merges what they find: one condition with OR would
+	// walk all accounts. The operators are those of text_pattern_ops, which LIKE with a parameter does not get to use.
+	selectAccounts = `SELECT ` + accountColumns + `
+		FROM viralpilot.userdata LEFT JOIN viralpilot.account_state USING (cognito_user_id)
+		WHERE cognito_user_id > $1` + accountFilters + `
+		ORDER BY cognito_user_id LIMIT $5`
+
+	selectAccountsByPrefix = `WITH found AS (
+			(SELECT cognito_user_id FROM viralpilot.userdata
+				WHERE cognito_user_id > $1` + accountFilters + ` AND cognito_user_id ~>=~ $6 AND cognito_user_id ~<~ $7
+				ORDER BY cognito_user_id LIMIT $5)
+			UNION
+			(SELECT cognito_user_id FROM viralpilot.userdata
+				WHERE cognito_user_id > $1` + accountFilters + ` AND username ~>=~ $6 AND username ~<~ $7
+				ORDER BY cognito_user_id LIMIT $5)
+			UNION
+			(SELECT cognito_user_id FROM viralpilot.userdata
+				WHERE cognito_user_id > $1` + accountFilters + ` AND lower(email) ~>=~ $8 AND lower(email) ~<~ $9
+				ORDER BY cognito_user_id LIMIT $5)
+			ORDER BY cognito_user_id LIMIT $5)
+		SELECT ` + accountColumns + `
+		FROM found JOIN viralpilot.userdata USING (cognito_user_id)
+			LEFT JOIN viralpilot.account_state USING (cognito_user_id)
+		ORDER BY cognito_user_id`
+
+	accountFilters = ` AND ($2::text = '' OR subscription_tier = $2) AND ($3::text = '' OR subscription_status = $3)
+			AND ($4::boolean IS NULL OR is_active = $4)`
 
 	// Not on the request path: it looks at all accounts.
 	selectDueAccounts = `SELECT DISTINCT cognito_user_id FROM viralpilot.reservations
@@ -123,6 +153,31 @@ const (
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING entry_id`
 )
 
+// copyAccount copies an account ($1) and all that belongs to it to a new id ($2) and leaves out what may tell whose it
+// was; deleteAccount deletes the original. Ids of accounts are never updated, since tables may be distributed by them.
+var copyAccount = []string{
+	`INSERT INTO viralpilot.userdata (` + userdataColumns + `)
+		SELECT $2, NULL, NULL, subscription_tier, subscription_status, subscription_renewal_date, tokens_remaining,
+			tokens_used_this_month, last_token_reset_date, created_at, updated_at, is_active
+		FROM viralpilot.userdata WHERE cognito_user_id = $1`,
+	`INSERT INTO viralpilot.account_state (cognito_user_id, top_ups, tokens_reserved, next_hold_expiry)
+		SELECT $2, top_ups, tokens_reserved, next_hold_expiry
+		FROM viralpilot.account_state WHERE cognito_user_id = $1`,
+	`INSERT INTO viralpilot.reservations (cognito_user_id, ` + reservationColumns + `)
+		SELECT $2, ` + reservationColumns + ` FROM viralpilot.reservations WHERE cognito_user_id = $1`,
+	`INSERT INTO viralpilot.ledger (cognito_user_id, ` + entryColumns + `) OVERRIDING SYSTEM VALUE
+		SELECT $2, entry_id, kind, amount, balance_after, used_after, tokens_charged, reservation_id, refunded_entry_id,
+			NULL, NULL, NULL, nullif(actor, $1), created_at
+		FROM viralpilot.ledger WHERE cognito_user_id = $1`,
+}
+
+var deleteAccount = []string{
+	`DELETE FROM viralpilot.ledger WHERE cognito_user_id = $1`,
+	`DELETE FROM viralpilot.reservations WHERE cognito_user_id = $1`,
+	`DELETE FROM viralpilot.account_state WHERE cognito_user_id = $1`,
+	`DELETE FROM viralpilot.userdata WHERE cognito_user_id = $1`,
+}
+
 // userdataFields are where the columns of userdataColumns go.
 func userdataFields(a *user.Account) []any {
 	return []any{
@@ -142,6 +197,11 @@ func entryFields(e *user.Entry) []any {
 		&e.ID, &e.Kind, &e.Amount, &e.BalanceAfter, &e.UsedAfter, &e.TokensCharged, &e.ReservationID,
 		&e.RefundedEntryID, &e.IdempotencyKey, &e.CommandHash, &e.Metadata, &e.Actor, &e.CreatedAt,
 	}
+}
+
+func scanAccount(row pgx.CollectableRow) (a user.Account, err error) {
+	err = row.Scan(append(userdataFields(&a), sideRowFields(&a)...)...)
+	return a, err
 }
 
 func scanEntry(row pgx.CollectableRow) (e user.Entry, err error) {

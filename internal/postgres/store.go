@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -92,7 +94,11 @@ func (s *Store) Create(ctx context.Context, change user.Change) error {
 func (s *Store) Account(ctx context.Context, id string) (user.Account, error) {
 	var account user.Account
 	err := s.work(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
-		err := conn.QueryRow(ctx, selectAccount, id).Scan(append(userdataFields(&account), sideRowFields(&account)...)...)
+		rows, err := conn.Query(ctx, selectAccount, id)
+		if err != nil {
+			return err
+		}
+		account, err = pgx.CollectExactlyOneRow(rows, scanAccount)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return user.ErrUserNotFound
 		}
@@ -167,6 +173,41 @@ func (s *Store) Usage(ctx context.Context, accountID string, bounds []time.Time)
 	})
 	return sums, err
 }
+
+// Accounts implements [user.Store].
+func (s *Store) Accounts(ctx context.Context, q user.AccountQuery) ([]user.Account, error) {
+	args := []any{q.After, q.Tier, q.SubscriptionStatus, q.Active, q.Limit}
+	if q.Prefix == "" {
+		return list(ctx, s, scanAccount, selectAccounts, args...)
+	}
+	from, to := prefixRange(q.Prefix)
+	lowerFrom, lowerTo := prefixRange(strings.ToLower(q.Prefix))
+	return list(ctx, s, scanAccount, selectAccountsByPrefix, append(args, from, to, lowerFrom, lowerTo)...)
+}
+
+// prefixRange is the range of texts that begin with prefix, by code points: from it to the first text after all of
+// them, exclusive.
+func prefixRange(prefix string) (from, to string) {
+	runes := []rune(prefix)
+	for i := len(runes) - 1; i >= 0; i-- {
+		next := runes[i] + 1
+		if next == surrogatesBegin {
+			next = surrogatesEnd
+		}
+		if next <= utf8.MaxRune {
+			return prefix, string(runes[:i]) + string(next)
+		}
+	}
+	// Only texts of the greatest character have nothing after them; no id begins so, and a longer run of it will do.
+	return prefix, prefix + strings.Repeat(string(utf8.MaxRune), maxColumn)
+}
+
+const (
+	// Code points that no text can have (RFC 3629 §3).
+	surrogatesBegin, surrogatesEnd = 0xD800, 0xE000
+	// maxColumn is the most characters of an id, a username or an e-mail address.
+	maxColumn = 255
+)
 
 // AccountsWithDueHold implements [user.Store].
 func (s *Store) AccountsWithDueHold(ctx context.Context, now time.Time, after string, limit int) ([]string, error) {
@@ -344,6 +385,14 @@ func write(ctx context.Context, tx pgx.Tx, before user.State, change *user.Chang
 			r.Carried, r.TopUp, r.CreatedAt, r.ExpiresAt, r.ClosedAt, r.TokensUsed)
 	}
 	queueEntries(&b, a.ID, change.Entries)
+	if change.Pseudonym != "" {
+		for _, sql := range copyAccount {
+			b.Queue(sql, a.ID, change.Pseudonym)
+		}
+		for _, sql := range deleteAccount {
+			b.Queue(sql, a.ID)
+		}
+	}
 	return tx.SendBatch(ctx, &b).Close()
 }
 

@@ -45,6 +45,19 @@ type Account struct {
 	Adopted bool
 }
 
+// AccountQuery selects accounts. Zero fields select all.
+type AccountQuery struct {
+	Tier               Tier
+	SubscriptionStatus SubscriptionStatus
+	Active             *bool
+	// Prefix is how the id, the username or the e-mail address begins; the address whatever its case.
+	Prefix string
+	// After is the id of the last account of the page before.
+	After string
+	// Limit is the most accounts to return, at least 1.
+	Limit int
+}
+
 // TopUpsLeft is the part of the balance that will outlive the term: the allowance is spent first, so it is
 // min(P, R) (product.md §3.3).
 func (a Account) TopUpsLeft() int64 { return min(a.TopUps, a.TokensRemaining) }

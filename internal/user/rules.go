@@ -125,13 +125,12 @@ func (r Rules) ChangeTier(s State, c ChangeTier, now time.Time) (Change, error) 
 	from, renewed := a.Tier, !sameInstant(a.RenewalDate, c.RenewalDate)
 	a.Tier, a.RenewalDate = c.Tier, c.RenewalDate
 	by := Meta{Actor: c.Actor}
-	switch {
-	case from != c.Tier:
+	if from != c.Tier {
 		by.Metadata = map[string]string{"from_tier": string(from), "to_tier": string(c.Tier)}
 		if err := d.beginTerm(by.entry(Entry{Kind: KindTierChange})); err != nil {
 			return Change{}, err
 		}
-	case renewed:
+	} else if renewed {
 		by.Metadata = map[string]string{"fields": "subscription_renewal_date"}
 		d.record(by.entry(Entry{Kind: KindProfileChange}))
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // Service is the UserService: every call of the API that concerns users ends here. It is safe for concurrent use and
@@ -124,6 +126,45 @@ func (s *Service) ChangeTier(ctx context.Context, id string, c ChangeTier) (Acco
 		return s.Rules.ChangeTier(st, c, now)
 	})
 	return r.Account, err
+}
+
+// UpdateProfile changes what an account is beside its tokens; see [Rules.UpdateProfile].
+func (s *Service) UpdateProfile(ctx context.Context, id string, c UpdateProfile) (Account, error) {
+	r, err := s.execute(ctx, Ref{AccountID: id}, KindProfileChange, func(st State, now time.Time) (Change, error) {
+		return s.Rules.UpdateProfile(st, c, now)
+	})
+	return r.Account, err
+}
+
+// Deactivate lets an account spend no more; see [Rules.Deactivate].
+func (s *Service) Deactivate(ctx context.Context, id, actor string) error {
+	_, err := s.execute(ctx, Ref{AccountID: id}, KindProfileChange, func(st State, now time.Time) (Change, error) {
+		return s.Rules.Deactivate(st, actor, now)
+	})
+	return err
+}
+
+// Erase removes all that leads to the person from an account; see [Rules.Erase]. The id is unknown afterwards.
+func (s *Service) Erase(ctx context.Context, id, actor string) error {
+	random, err := uuid.NewRandom()
+	if err != nil {
+		return err
+	}
+	_, err = s.execute(ctx, Ref{AccountID: id}, KindProfileChange, func(st State, now time.Time) (Change, error) {
+		return s.Rules.Erase(st, "erased-"+random.String(), actor, now)
+	})
+	return err
+}
+
+// Accounts reads a page of all accounts, by id. It touches none of them: a reset that is due shows with the account's
+// next call.
+func (s *Service) Accounts(ctx context.Context, q AccountQuery) ([]Account, error) {
+	now := s.now()
+	accounts, err := s.Store.Accounts(ctx, q)
+	for i := range accounts {
+		accounts[i], _ = s.Rules.Read(accounts[i], now)
+	}
+	return accounts, err
 }
 
 // Entries returns a page of the account's ledger, newest first; [ErrUserNotFound] when there is no such account.

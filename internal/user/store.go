@@ -39,6 +39,9 @@ type Store interface {
 	// answer is for the time from bounds[i] (inclusive) to bounds[i+1] (exclusive).
 	Usage(ctx context.Context, accountID string, bounds []time.Time) ([]Usage, error)
 
+	// Accounts reads a page of all accounts, by id, as they were last committed.
+	Accounts(ctx context.Context, query AccountQuery) ([]Account, error)
+
 	// AccountsWithDueHold reads, without locking, up to limit ids greater than after, in their order, of accounts that
 	// have an open reservation with an expiry at or before now.
 	AccountsWithDueHold(ctx context.Context, now time.Time, after string, limit int) ([]string, error)
@@ -91,10 +94,15 @@ type Change struct {
 	Account      Account
 	Entries      []Entry
 	Reservations []Reservation
+	// Pseudonym, when set, is the id that the account is moved to with all that belongs to it. On the way the metadata,
+	// keys and actors that may tell whose it was are removed from its entries.
+	Pseudonym string
 }
 
 // Empty reports whether there is nothing to write.
-func (c Change) Empty() bool { return len(c.Entries) == 0 && len(c.Reservations) == 0 }
+func (c Change) Empty() bool {
+	return len(c.Entries) == 0 && len(c.Reservations) == 0 && c.Pseudonym == ""
+}
 
 // ErrHoldsNeeded is returned by a rule that has to see the account's open reservations and was called without them.
 var ErrHoldsNeeded = errors.New("the open reservations are needed")
