@@ -37,6 +37,9 @@ type Options struct {
 	Users    *user.Service
 	Database Database
 	Log      *slog.Logger
+	// Authenticate finds out who sent a request; nil lets everybody do everything. Its errors are problems: see
+	// Unauthenticated and Unavailable.
+	Authenticate func(ctx context.Context, header http.Header) (Caller, error)
 	// Version is shown by / and /health.
 	Version string
 	// CORSOrigins are the origins that may call from a browser; "*" allows all.

@@ -4,12 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"io"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -21,14 +20,21 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(localpgtest.Main(m, func(ctx context.Context, url string) error {
+	code := localpgtest.Main(m, func(ctx context.Context, url string) error {
 		store, err := postgres.Open(ctx, options(url))
 		if err != nil {
 			return err
 		}
 		store.Close()
 		return nil
-	}))
+	})
+	if code == 0 && allTestsRan() {
+		for _, missing := range openAPI().unproduced() {
+			fmt.Fprintln(os.Stderr, "documented, and not produced by any test:", missing)
+			code = 1
+		}
+	}
+	os.Exit(code)
 }
 
 func options(url string) postgres.Options {
@@ -59,6 +65,7 @@ func (c *clock) Set(t time.Time) {
 // service is the API on a database of its own, called through the real router.
 type service struct {
 	t       *testing.T
+	options httpapi.Options
 	handler http.Handler
 	store   *postgres.Store
 	clock   *clock
@@ -78,7 +85,7 @@ func start(t *testing.T, change ...func(*httpapi.Options)) *service {
 		t.Fatal(err)
 	}
 	s := &service{t: t, store: store, clock: &clock{now: time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)}, log: &lockedBuffer{}}
-	o := httpapi.Options{
+	s.options = httpapi.Options{
 		Users:          &user.Service{Store: store, Rules: user.Rules{Tiers: tiers, ResetZone: time.UTC}, Now: s.clock.Now},
 		Database:       store,
 		Log:            slog.New(slog.NewJSONHandler(s.log, nil)),
@@ -87,11 +94,18 @@ func start(t *testing.T, change ...func(*httpapi.Options)) *service {
 		LogRequests:    httpapi.LogAll,
 		RequestTimeout: 10 * time.Second,
 	}
+	return s.with(t, change...)
+}
+
+// with returns a service on the same database with other options.
+func (s *service) with(t *testing.T, change ...func(*httpapi.Options)) *service {
+	other, users := *s, *s.options.Users
+	other.t, other.options.Users = t, &users
 	for _, c := range change {
-		c(&o)
+		c(&other.options)
 	}
-	s.handler = httpapi.New(o).Handler()
-	return s
+	other.handler = httpapi.New(other.options).Handler()
+	return &other
 }
 
 // request is one call; a Body that is not a string is marshalled.
@@ -109,22 +123,21 @@ type response struct {
 	Body   []byte
 }
 
-// do sends one request through the router.
+// do sends one request through the router, and fails the test when the exchange is not as openapi.yaml says.
 func (s *service) do(r request) response {
 	s.t.Helper()
-	var body io.Reader = http.NoBody
+	var body []byte
 	switch b := r.Body.(type) {
 	case nil:
 	case string:
-		body = strings.NewReader(b)
+		body = []byte(b)
 	default:
-		text, err := json.Marshal(b)
-		if err != nil {
+		var err error
+		if body, err = json.Marshal(b); err != nil {
 			s.t.Fatal(err)
 		}
-		body = bytes.NewReader(text)
 	}
-	req := httptest.NewRequestWithContext(s.t.Context(), r.Method, r.Path, body)
+	req := httptest.NewRequestWithContext(s.t.Context(), r.Method, r.Path, bytes.NewReader(body))
 	if r.Body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
@@ -133,7 +146,14 @@ func (s *service) do(r request) response {
 	}
 	recorder := httptest.NewRecorder()
 	s.handler.ServeHTTP(recorder, req)
-	return response{s.t, recorder.Code, recorder.Header(), recorder.Body.Bytes()}
+	if r.Method == http.MethodHead {
+		recorder.Body.Reset() // as net/http does
+	}
+	answer := response{s.t, recorder.Code, recorder.Header(), recorder.Body.Bytes()}
+	if err := openAPI().check(req, body, answer); err != nil {
+		s.t.Errorf("%s %s: %v", r.Method, r.Path, err)
+	}
+	return answer
 }
 
 func (s *service) get(path string) response {

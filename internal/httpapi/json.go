@@ -161,10 +161,12 @@ func assign(target reflect.Value, m member) string {
 			continue
 		}
 		if string(m.value) == "null" {
-			if field.Tag.Get("null") == "none" {
+			switch field.Tag.Get("null") {
+			case "none": // as if it had been left out
 				return ""
+			case "": // the type would take it for its zero value
+				return "must not be null"
 			}
-			return "must not be null"
 		}
 		err := json.Unmarshal(m.value, value.Addr().Interface())
 		if err == nil {
@@ -214,6 +216,25 @@ func (d *metadata) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
+// clearable is a text that may be left out, given, or cleared with null or "".
+type clearable struct {
+	given bool
+	value *string
+}
+
+// UnmarshalJSON takes a string or null.
+func (c *clearable) UnmarshalJSON(text []byte) error {
+	var s *string
+	if err := json.Unmarshal(text, &s); err != nil {
+		return fieldMessage("must be a string or null")
+	}
+	if s != nil && *s == "" {
+		s = nil
+	}
+	*c = clearable{given: true, value: s}
+	return nil
+}
+
 // timestamp is an instant on the wire: RFC 3339 in UTC.
 type timestamp struct{ time.Time }
 
@@ -235,7 +256,13 @@ func (t *timestamp) UnmarshalJSON(text []byte) error {
 
 const errTimestamp = fieldMessage("must be a date-time such as 2026-11-24T10:00:00Z")
 
+// time.Parse also takes an hour of one digit, a comma before the fraction and a zone of 24 hours.
+var dateTime = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)?$`)
+
 func parseTimestamp(s string) (time.Time, error) {
+	if !dateTime.MatchString(s) {
+		return time.Time{}, errTimestamp
+	}
 	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999"} {
 		t, err := time.Parse(layout, s)
 		if err != nil {
@@ -266,14 +293,21 @@ func newValidator() *validator.Validate {
 	v := validator.New(validator.WithRequiredStructEnabled())
 	v.RegisterTagNameFunc(func(f reflect.StructField) string { return f.Tag.Get("json") })
 	for tag, ok := range map[string]func(string) bool{
-		"account_id": func(s string) bool { return user.ValidateID(s) == "" },
-		"no_control": func(s string) bool { return !strings.ContainsFunc(s, unicode.IsControl) },
-		"no_nul":     func(s string) bool { return !strings.ContainsRune(s, 0) },
+		"account_id":          func(s string) bool { return user.ValidateID(s) == "" },
+		"no_control":          func(s string) bool { return !strings.ContainsFunc(s, unicode.IsControl) },
+		"subscription_status": knownStatus,
+		"no_nul":              func(s string) bool { return !strings.ContainsRune(s, 0) },
 	} {
 		if err := v.RegisterValidation(tag, func(f validator.FieldLevel) bool { return ok(f.Field().String()) }); err != nil {
 			panic(err) // only for a tag that is empty or reserved
 		}
 	}
+	v.RegisterCustomTypeFunc(func(v reflect.Value) any {
+		if value := v.Interface().(clearable).value; value != nil {
+			return *value
+		}
+		return ""
+	}, clearable{})
 	return v
 }
 
@@ -312,6 +346,8 @@ func message(f validator.FieldError) string {
 		return "is required"
 	case "account_id":
 		return user.ValidateID(f.Value().(string))
+	case "subscription_status":
+		return fmt.Sprintf("must be one of %v", user.SubscriptionStatuses())
 	case "email":
 		return "must be a valid e-mail address"
 	case "no_control":

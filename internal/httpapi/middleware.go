@@ -14,8 +14,6 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 )
 
-type requestIDKey struct{}
-
 // A request id from outside ends up in logs and in headers: anything unusual is replaced.
 var saneRequestID = regexp.MustCompile(`^[A-Za-z0-9._:/+=@-]{1,128}$`)
 
@@ -27,13 +25,9 @@ func withRequestID(next http.Handler) http.Handler {
 			id = rand.Text()
 		}
 		w.Header().Set(requestIDHeader, id)
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), requestIDKey{}, id)))
+		about := &info{requestID: id, caller: anyone{}}
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), infoKey{}, about)))
 	})
-}
-
-func requestID(ctx context.Context) string {
-	id, _ := ctx.Value(requestIDKey{}).(string)
-	return id
 }
 
 // logRequest writes a line a request. It names the route's pattern and never the path, which has the user's id.
@@ -59,6 +53,7 @@ func (a *API) logRequest(next http.Handler) http.Handler {
 			slog.Duration("duration", time.Since(start)),
 			slog.Int("bytes", ww.BytesWritten()),
 			slog.String("request_id", requestID(r.Context())),
+			slog.String("caller", actor(r)),
 		)
 	})
 }
@@ -80,10 +75,13 @@ func (a *API) recoverPanic(next http.Handler) http.Handler {
 }
 
 // routeEscapedPath makes chi route by the path as it was sent. Without it a parameter is sometimes decoded already
-// and sometimes not; with it never, so that pathID decodes every one exactly once.
+// and sometimes not; with it never, so that pathID decodes every one exactly once. What was sent must not be escaped
+// anew: beside a character that should have been escaped (é as it is), EscapedPath turns %2F into a slash.
 func routeEscapedPath(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r.URL.RawPath = r.URL.EscapedPath()
+		if r.URL.RawPath == "" {
+			r.URL.RawPath = r.URL.EscapedPath()
+		}
 		next.ServeHTTP(w, r)
 	})
 }

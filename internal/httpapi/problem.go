@@ -16,8 +16,24 @@ var (
 	errMethodNotAllowed = &user.Error{Code: "method_not_allowed", Detail: "The path does not have this method; Allow lists those it has."}
 	errBodyTooLarge     = &user.Error{Code: "body_too_large", Detail: "The body is larger than 64 KiB."}
 	errUnsupportedMedia = &user.Error{Code: "unsupported_media_type", Detail: "The body must be sent as application/json."}
+	errUnauthenticated  = &user.Error{Code: "unauthenticated", Detail: "An API key or a token is required."}
+	errForbidden        = &user.Error{Code: "forbidden", Detail: "The caller may not do this."}
 	errInternal         = &user.Error{Code: "internal", Detail: "Something went wrong on our side."}
 )
+
+// Unauthenticated is the problem of a caller who is not known; detail is a sentence for them.
+func Unauthenticated(detail string) error {
+	e := *errUnauthenticated
+	e.Detail = detail
+	return &e
+}
+
+// Unavailable is the problem of a caller who cannot be told apart now; cause is for the log.
+func Unavailable(cause error) error {
+	e := user.ErrOverloaded.Because(cause)
+	e.Detail = "The caller cannot be checked now; nothing was done. Try again shortly."
+	return e
+}
 
 // kinds is the one mapping of codes to HTTP (product.md §4 "Errors").
 var kinds = map[user.Code]struct {
@@ -27,6 +43,8 @@ var kinds = map[user.Code]struct {
 	errMalformedJSON.Code:         {http.StatusBadRequest, "Malformed JSON"},
 	user.CodeInvalidTier:          {http.StatusBadRequest, "Invalid tier"},
 	errInvalidPath.Code:           {http.StatusBadRequest, "Invalid path"},
+	errUnauthenticated.Code:       {http.StatusUnauthorized, "Unauthenticated"},
+	errForbidden.Code:             {http.StatusForbidden, "Forbidden"},
 	user.CodeInsufficientTokens:   {http.StatusPaymentRequired, "Insufficient tokens"},
 	user.CodeUserInactive:         {http.StatusForbidden, "User inactive"},
 	user.CodeSubscriptionInactive: {http.StatusForbidden, "Subscription inactive"},
@@ -89,7 +107,10 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 		a.Log.LogAttrs(r.Context(), slog.LevelError, "request failed",
 			slog.String("code", string(e.Code)), slog.String("request_id", requestID(r.Context())), slog.Any("error", err))
 	}
-	if kind.status == http.StatusServiceUnavailable {
+	switch kind.status {
+	case http.StatusUnauthorized:
+		w.Header().Set("WWW-Authenticate", "Bearer")
+	case http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", "1")
 	}
 	p := problem{

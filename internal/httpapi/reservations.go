@@ -80,7 +80,7 @@ func (a *API) settle(w http.ResponseWriter, r *http.Request) error {
 	read := func() error { return decode(w, r, &in) }
 	return a.closeReservation(w, r, read, func(id, reservationID string) (user.ReservationReceipt, error) {
 		return a.Users.Settle(r.Context(), id, user.Settle{
-			ReservationID: reservationID, TokensUsed: *in.TokensUsed, Meta: user.Meta{Metadata: in.Metadata},
+			ReservationID: reservationID, TokensUsed: *in.TokensUsed, Meta: user.Meta{Metadata: in.Metadata, Actor: actor(r)},
 		})
 	})
 }
@@ -88,7 +88,7 @@ func (a *API) settle(w http.ResponseWriter, r *http.Request) error {
 func (a *API) release(w http.ResponseWriter, r *http.Request) error {
 	read := func() error { return decodeOptional(w, r, &struct{}{}) }
 	return a.closeReservation(w, r, read, func(id, reservationID string) (user.ReservationReceipt, error) {
-		return a.Users.Release(r.Context(), id, user.Release{ReservationID: reservationID})
+		return a.Users.Release(r.Context(), id, user.Release{ReservationID: reservationID, Actor: actor(r)})
 	})
 }
 

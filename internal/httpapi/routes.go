@@ -26,6 +26,13 @@ func (a *API) routes() http.Handler {
 	r.Post("/user/{cognito_user_id}/consume-tokens", a.handle(a.consumeTokens))
 	r.Post("/user/{cognito_user_id}/add-tokens", a.handle(a.addTokens))
 	r.Get("/user/{cognito_user_id}/ledger", a.handle(a.ledger))
+
+	docs := newDocs(a.Version)
+	r.Get("/docs", a.handle(docs.page.serve))
+	r.Get("/docs/{file}", a.handle(docs.asset))
+	r.Get("/redoc", a.handle(redoc))
+	r.Get("/openapi.json", a.handle(docs.json.serve))
+	r.Get("/openapi.yaml", a.handle(docs.yaml.serve))
 	return r
 }
 

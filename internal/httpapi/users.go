@@ -30,7 +30,10 @@ type userBody struct {
 func newUserBody(a user.Account) userBody {
 	return userBody{
 		a.ID, a.Username, a.Email, a.Tier, a.SubscriptionStatus, instant(a.RenewalDate), a.TokensRemaining, a.TokensUsed,
-		instant(a.LastReset), timestamp{a.CreatedAt}, timestamp{a.UpdatedAt}, a.Active,
+		instant(a.LastReset),
+		timestamp{a.CreatedAt},
+		timestamp{a.UpdatedAt},
+		a.Active,
 	}
 }
 
@@ -58,9 +61,9 @@ type statusBody struct {
 }
 
 type createUserRequest struct {
-	CognitoUserID *string `json:"cognito_user_id" validate:"required,account_id"`
-	Username      *string `json:"username" null:"none" validate:"omitempty,max=255,no_control"`
-	Email         *string `json:"email" null:"none" validate:"omitempty,max=255,no_control,email"`
+	CognitoUserID *string   `json:"cognito_user_id" validate:"required,account_id"`
+	Username      clearable `json:"username" null:"clear" validate:"omitempty,max=255,no_control"`
+	Email         clearable `json:"email" null:"clear" validate:"omitempty,max=255,no_control,email"`
 }
 
 func (a *API) createUser(w http.ResponseWriter, r *http.Request) error {
@@ -69,7 +72,7 @@ func (a *API) createUser(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	account, err := a.Users.Create(r.Context(), user.NewAccount{
-		ID: *in.CognitoUserID, Username: nonEmpty(in.Username), Email: nonEmpty(in.Email),
+		ID: *in.CognitoUserID, Username: in.Username.value, Email: in.Email.value,
 	})
 	if err != nil {
 		return err
@@ -78,15 +81,16 @@ func (a *API) createUser(w http.ResponseWriter, r *http.Request) error {
 	return respond(w, http.StatusCreated, newUserBody(account))
 }
 
-// getUser creates the account that it does not find, as the earlier service did; HEAD only looks.
+// getUser creates the account that it does not find, as the earlier service did. HEAD only looks, and so do callers
+// who may only read.
 func (a *API) getUser(w http.ResponseWriter, r *http.Request) error {
 	id, err := pathID(r)
 	if err != nil {
 		return err
 	}
-	get := a.Users.GetOrCreate
-	if r.Method == http.MethodHead {
-		get = a.Users.Account
+	get := a.Users.Account
+	if c := callerOf(r); r.Method != http.MethodHead && (c.Can(Consume) || c.Can(Manage)) {
+		get = a.Users.GetOrCreate
 	}
 	account, err := get(r.Context(), id)
 	if err != nil {
@@ -129,7 +133,7 @@ func (a *API) changeTier(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	c := user.ChangeTier{Tier: user.Tier(*in.Tier)}
+	c := user.ChangeTier{Tier: user.Tier(*in.Tier), Actor: actor(r)}
 	if in.RenewalDate != nil {
 		c.RenewalDate = &in.RenewalDate.Time
 	}
@@ -291,14 +295,7 @@ func printableASCII(s string) bool {
 }
 
 func meta(r *http.Request, m metadata) user.Meta {
-	return user.Meta{IdempotencyKey: r.Header.Get(idempotencyKey), Metadata: m}
-}
-
-func nonEmpty(s *string) *string {
-	if s == nil || *s == "" {
-		return nil
-	}
-	return s
+	return user.Meta{IdempotencyKey: r.Header.Get(idempotencyKey), Metadata: m, Actor: actor(r)}
 }
 
 func entryID(id int64) *string {

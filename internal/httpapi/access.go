@@ -1,0 +1,93 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+)
+
+// Scope names what a group of routes needs; see routes.go for who needs which.
+type Scope string
+
+// The scopes of API keys. Manage includes Read.
+const (
+	Read    Scope = "read"
+	Consume Scope = "consume"
+	Manage  Scope = "manage"
+	Metrics Scope = "metrics"
+)
+
+// Caller is who sent a request.
+type Caller interface {
+	// Actor is the name that the ledger and the log keep; empty when it is not known.
+	Actor() string
+	// Can reports whether the caller has the scope.
+	Can(scope Scope) bool
+	// Owns reports whether the account is the caller's own.
+	Owns(accountID string) bool
+}
+
+// anyone is the caller of a service that is open to all.
+type anyone struct{}
+
+func (anyone) Actor() string    { return "" }
+func (anyone) Can(Scope) bool   { return true }
+func (anyone) Owns(string) bool { return false }
+
+// require lets in callers with the scope.
+func (a *API) require(scope Scope) func(http.Handler) http.Handler {
+	return a.allow(func(_ *http.Request, c Caller) bool { return c.Can(scope) })
+}
+
+// requireOrOwn lets in callers with the scope, and those whose own account the path names.
+func (a *API) requireOrOwn(scope Scope) func(http.Handler) http.Handler {
+	return a.allow(func(r *http.Request, c Caller) bool {
+		if c.Can(scope) {
+			return true
+		}
+		id, err := pathID(r)
+		return err == nil && c.Owns(id)
+	})
+}
+
+func (a *API) allow(allowed func(*http.Request, Caller) bool) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return a.handle(func(w http.ResponseWriter, r *http.Request) error {
+			caller := Caller(anyone{})
+			if a.Authenticate != nil {
+				var err error
+				if caller, err = a.Authenticate(r.Context(), r.Header); err != nil {
+					return err
+				}
+			}
+			about(r.Context()).caller = caller
+			if !allowed(r, caller) {
+				return errForbidden
+			}
+			next.ServeHTTP(w, r)
+			return nil
+		})
+	}
+}
+
+// info is what is known about a request, filled in on its way inwards.
+type info struct {
+	requestID string
+	caller    Caller
+}
+
+type infoKey struct{}
+
+func about(ctx context.Context) *info {
+	if i, ok := ctx.Value(infoKey{}).(*info); ok {
+		return i
+	}
+	return &info{caller: anyone{}}
+}
+
+func requestID(ctx context.Context) string { return about(ctx).requestID }
+
+// callerOf is who sent r, once a route has let them in.
+func callerOf(r *http.Request) Caller { return about(r.Context()).caller }
+
+// actor is the caller's name for the ledger.
+func actor(r *http.Request) string { return callerOf(r).Actor() }

@@ -1,0 +1,692 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"mime"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/getkin/kin-openapi/openapi3filter"
+	"github.com/getkin/kin-openapi/routers"
+	"github.com/go-chi/chi/v5"
+
+	"github.com/viralpilot/user-management/internal/httpapi"
+	"github.com/viralpilot/user-management/internal/user"
+)
+
+// contract is openapi.yaml, held against every request that service.do sends and every response to it.
+type contract struct {
+	document *openapi3.T
+	// paths has the documented paths, so that a request is found under the same one as by the service.
+	paths chi.Routes
+
+	mu       sync.Mutex
+	produced map[outcome]bool
+}
+
+// outcome is one way in which a documented call can end. Only problems have a code.
+type outcome struct {
+	method, path string
+	status       int
+	code         string
+}
+
+func (o outcome) String() string {
+	return strings.TrimSpace(fmt.Sprintf("%s %s %d %s", o.method, o.path, o.status, o.code))
+}
+
+var openAPI = sync.OnceValue(func() *contract {
+	for _, text := range []string{"text/html", "text/css", "text/javascript", "image/png", "application/yaml"} {
+		openapi3filter.RegisterBodyDecoder(text, openapi3filter.PlainBodyDecoder)
+	}
+	document, err := openapi3.NewLoader().LoadFromFile("openapi.yaml")
+	if err != nil {
+		panic(err)
+	}
+	paths := chi.NewRouter()
+	for path := range document.Paths.Map() {
+		paths.Handle(path, http.NotFoundHandler())
+	}
+	return &contract{document: document, paths: paths, produced: map[outcome]bool{}}
+})
+
+// operation is one documented call.
+type operation struct {
+	method, path string
+	*openapi3.Operation
+}
+
+// operations lists the documented calls.
+func (c *contract) operations() (all []operation) {
+	for path, item := range c.document.Paths.Map() {
+		for method, o := range item.Operations() {
+			all = append(all, operation{method, path, o})
+		}
+	}
+	slices.SortFunc(all, func(a, b operation) int { return cmp.Or(cmp.Compare(a.path, b.path), cmp.Compare(a.method, b.method)) })
+	return all
+}
+
+const problemJSON = "application/problem+json"
+
+// outcomes lists the ways in which o can end.
+func (o operation) outcomes() (all []outcome) {
+	for status, response := range o.Responses.Map() {
+		n, _ := strconv.Atoi(status)
+		problem := response.Value.Content[problemJSON]
+		if problem == nil {
+			all = append(all, outcome{o.method, o.path, n, ""})
+			continue
+		}
+		for _, code := range problem.Schema.Value.AllOf[1].Value.Properties["code"].Value.Enum {
+			all = append(all, outcome{o.method, o.path, n, code.(string)})
+		}
+	}
+	return all
+}
+
+// check says what in an exchange is not as documented. A request that the service has accepted must fit; of one that it
+// has not, only the response is looked at.
+func (c *contract) check(r *http.Request, body []byte, answer response) error {
+	path, parameters := c.find(r)
+	item := c.document.Paths.Value(path)
+	if item == nil {
+		return c.checkProblem(r, answer, http.StatusNotFound, "not_found")
+	}
+	o := item.GetOperation(r.Method)
+	if o == nil {
+		return c.checkOtherMethod(item, r, answer)
+	}
+	documented := o.Responses.Status(answer.Status)
+	if documented == nil && answer.Status == http.StatusInternalServerError {
+		return c.checkProblem(r, answer, answer.Status, "internal") // any call may have a mistake
+	}
+
+	in := &openapi3filter.RequestValidationInput{
+		Request:    readable(r, body),
+		PathParams: parameters,
+		Route:      &routers.Route{Spec: c.document, Path: path, PathItem: item, Method: r.Method, Operation: o},
+		Options:    &openapi3filter.Options{IncludeResponseStatus: true, MultiError: true, SkipSettingDefaults: true},
+	}
+	out := &openapi3filter.ResponseValidationInput{
+		RequestValidationInput: in, Status: answer.Status, Header: answer.Header,
+		Body: io.NopCloser(bytes.NewReader(answer.Body)), Options: in.Options,
+	}
+	if err := openapi3filter.ValidateResponse(r.Context(), out); err != nil {
+		return fmt.Errorf("the response is not as documented: %w; body: %s", err, answer.Body)
+	}
+	if err := checkHeaders(documented.Value, answer.Header); err != nil {
+		return err
+	}
+	if len(documented.Value.Content) == 0 && len(answer.Body) > 0 {
+		return fmt.Errorf("the response is documented without a body and has one: %s", answer.Body)
+	}
+	c.record(outcome{r.Method, path, answer.Status, problemCode(answer)})
+
+	accepted := answer.Status < 400 || answer.Status == http.StatusPaymentRequired || answer.Status == http.StatusConflict
+	if accepted {
+		if err := openapi3filter.ValidateRequest(r.Context(), in); err != nil {
+			return fmt.Errorf("the service accepts a request that is not as documented: %w", err)
+		}
+	}
+	return nil
+}
+
+// find returns the documented path of r and the values of its parameters.
+func (c *contract) find(r *http.Request) (string, map[string]string) {
+	match := chi.NewRouteContext()
+	if !c.paths.Match(match, http.MethodGet, r.URL.EscapedPath()) {
+		return "", nil
+	}
+	parameters := map[string]string{}
+	for i, name := range match.URLParams.Keys {
+		if value, err := url.PathUnescape(match.URLParams.Values[i]); err == nil {
+			parameters[name] = value
+		}
+	}
+	return match.RoutePattern(), parameters
+}
+
+// readable is r as it was before the service read it, in the form that the validators take: HEAD as GET, since they do
+// not look at responses to HEAD; and a JSON type as the service sees it, also when it is absent.
+func readable(r *http.Request, body []byte) *http.Request {
+	method := r.Method
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	c := httptest.NewRequest(method, r.URL.RequestURI(), bytes.NewReader(body))
+	c.Header = r.Header.Clone()
+	given := cmp.Or(r.Header.Get("Content-Type"), "application/json")
+	if media, _, err := mime.ParseMediaType(given); err == nil {
+		c.Header.Set("Content-Type", media)
+	}
+	return c
+}
+
+// checkHeaders looks for those that are documented and missing, and for those of the contract that are not documented.
+func checkHeaders(documented *openapi3.Response, given http.Header) error {
+	for name, header := range documented.Headers {
+		if header.Value.Required && given.Get(name) == "" {
+			return fmt.Errorf("the response header %s is missing", name)
+		}
+	}
+	for _, name := range []string{
+		"X-Request-Id", "Cache-Control", "ETag", "Location", "Retry-After", "Allow", "Idempotency-Replayed", "WWW-Authenticate",
+	} {
+		if given.Get(name) != "" && documented.Headers[name] == nil {
+			return fmt.Errorf("the response header %s is not documented", name)
+		}
+	}
+	return nil
+}
+
+// checkOtherMethod looks at the answer to a method that is not documented for a path.
+func (c *contract) checkOtherMethod(item *openapi3.PathItem, r *http.Request, answer response) error {
+	if r.Header.Get("Access-Control-Request-Method") != "" {
+		return nil // a preflight, which CORS answers
+	}
+	want := append(slices.Collect(maps.Keys(item.Operations())), http.MethodOptions)
+	given := strings.Split(answer.Header.Get("Allow"), ", ")
+	slices.Sort(want)
+	slices.Sort(given)
+	if !slices.Equal(want, given) {
+		return fmt.Errorf("Allow names %v, and the document %v", given, want)
+	}
+	if r.Method != http.MethodOptions {
+		return c.checkProblem(r, answer, http.StatusMethodNotAllowed, "method_not_allowed")
+	}
+	if answer.Status != http.StatusNoContent || len(answer.Body) > 0 {
+		return fmt.Errorf("OPTIONS is answered with %d and %q", answer.Status, answer.Body)
+	}
+	return nil
+}
+
+// checkProblem looks at a problem that belongs to no documented call.
+func (c *contract) checkProblem(r *http.Request, answer response, status int, code string) error {
+	if answer.Status != status || answer.Header.Get("Content-Type") != problemJSON {
+		return fmt.Errorf("status %d and type %q, want the problem %d", answer.Status, answer.Header.Get("Content-Type"), status)
+	}
+	if r.Method == http.MethodHead {
+		return nil
+	}
+	var problem any
+	if err := json.Unmarshal(answer.Body, &problem); err != nil {
+		return err
+	}
+	if got := problemCode(answer); got != code {
+		return fmt.Errorf("code %q, want %q", got, code)
+	}
+	return c.document.Components.Schemas["Problem"].Value.VisitJSON(problem, openapi3.VisitAsResponse())
+}
+
+// problemCode returns the code of a problem document, and "" for anything else.
+func problemCode(answer response) string {
+	var problem struct{ Code string }
+	if answer.Header.Get("Content-Type") != problemJSON || json.Unmarshal(answer.Body, &problem) != nil {
+		return ""
+	}
+	return problem.Code
+}
+
+func (c *contract) record(o outcome) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.produced[o] = true
+}
+
+// unproduced lists the documented outcomes that no test has seen.
+func (c *contract) unproduced() (missing []outcome) {
+	for _, o := range c.operations() {
+		for _, documented := range o.outcomes() {
+			if !c.produced[documented] {
+				missing = append(missing, documented)
+			}
+		}
+	}
+	return missing
+}
+
+// allTestsRan reports whether no flag has left tests out.
+func allTestsRan() bool {
+	for _, name := range []string{"test.run", "test.skip", "test.list"} {
+		if flag.Lookup(name).Value.String() != "" {
+			return false
+		}
+	}
+	return true
+}
+
+func TestTheDocumentIsValid(t *testing.T) {
+	t.Parallel()
+	if err := openAPI().document.Validate(t.Context(), openapi3.EnableMultiError()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTheDocumentSaysOfEveryObjectWhatElseItMayHave(t *testing.T) {
+	t.Parallel()
+	for name, schema := range openAPI().document.Components.Schemas {
+		s := schema.Value
+		if s.Type.Is(openapi3.TypeObject) && s.AdditionalProperties.Has == nil && s.AdditionalProperties.Schema == nil {
+			t.Errorf("schema %s leaves additionalProperties open", name)
+		}
+	}
+}
+
+func TestRoutesAndDocumentedPathsAgree(t *testing.T) {
+	t.Parallel()
+	var routes, documented []string
+	router := httpapi.New(httpapi.Options{}).Routes()
+	err := chi.Walk(router, func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
+		routes = append(routes, method+" "+route)
+		if method == http.MethodGet {
+			routes = append(routes, http.MethodHead+" "+route)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range openAPI().operations() {
+		documented = append(documented, o.method+" "+o.path)
+	}
+	for _, route := range routes {
+		if !slices.Contains(documented, route) {
+			t.Errorf("%s is routed and not documented", route)
+		}
+	}
+	for _, path := range documented {
+		if !slices.Contains(routes, path) {
+			t.Errorf("%s is documented and not routed", path)
+		}
+	}
+}
+
+// exampleUser is the user of the document's examples.
+const exampleUser = "test-user-123"
+
+// startForExamples returns a service that has the user of the examples.
+func startForExamples(t *testing.T) *service {
+	t.Helper()
+	s := start(t)
+	s.post("/user", map[string]string{"cognito_user_id": exampleUser}).want(http.StatusCreated)
+	s.put("/user/"+exampleUser+"/tier", map[string]string{"tier": "tester"}).want(http.StatusOK)
+	return s
+}
+
+// requests returns the requests that the examples of o make, by the name of the body's example.
+func (o operation) requests(c *contract) map[string]request {
+	r := request{Method: o.method, Path: o.path}
+	for _, p := range c.document.Paths.Value(o.path).Parameters {
+		if p.Value.In == openapi3.ParameterInPath {
+			r.Path = strings.Replace(r.Path, "{"+p.Value.Name+"}", url.PathEscape(fmt.Sprint(p.Value.Example)), 1)
+		}
+	}
+	if o.RequestBody == nil {
+		return map[string]request{"without body": r}
+	}
+	all := map[string]request{}
+	for name, example := range o.RequestBody.Value.Content["application/json"].Examples {
+		r.Body = example.Value.Value
+		all[name] = r
+	}
+	return all
+}
+
+// anyRequest returns one of the requests that the examples of o make.
+func (o operation) anyRequest(c *contract) request {
+	for _, r := range o.requests(c) {
+		return r
+	}
+	panic(o.OperationID + " has no example of a body")
+}
+
+func TestEveryRequestExampleSucceeds(t *testing.T) {
+	t.Parallel()
+	c, empty, filled := openAPI(), start(t), startForExamples(t)
+	for _, o := range c.operations() {
+		s := filled
+		if o.OperationID == "createUser" {
+			s = empty
+		}
+		requests := o.requests(c)
+		if len(requests) == 0 {
+			t.Errorf("%s %s has no example of a body", o.method, o.path)
+		}
+		for name, r := range requests {
+			if got := s.do(r); got.Status >= http.StatusBadRequest {
+				t.Errorf("%s %s, %s: status %d; body: %s", r.Method, r.Path, name, got.Status, got.Body)
+			}
+		}
+	}
+}
+
+func TestEveryResponseHasExamplesThatFit(t *testing.T) {
+	t.Parallel()
+	for _, o := range openAPI().operations() {
+		for status, response := range o.Responses.Map() {
+			for mediaType, content := range response.Value.Content {
+				at := fmt.Sprintf("%s %s %s %s", o.method, o.path, status, mediaType)
+				if len(content.Examples) == 0 && mediaType != "image/png" {
+					t.Errorf("%s has no example", at)
+				}
+				for name, example := range content.Examples {
+					if err := content.Schema.Value.VisitJSON(example.Value.Value, openapi3.VisitAsResponse()); err != nil {
+						t.Errorf("%s, example %s: %v", at, name, err)
+					}
+				}
+			}
+		}
+		for _, documented := range o.outcomes() {
+			if documented.code == "" {
+				continue
+			}
+			example := o.problemExample(documented)
+			if example == nil {
+				t.Errorf("%s has no example", documented)
+			} else if example["code"] != documented.code || example["type"] != "urn:viralpilot:problem:"+documented.code {
+				t.Errorf("%s has the example of another code: %v", documented, example)
+			}
+		}
+	}
+}
+
+// problemExample returns the example of a problem, which goes by its code.
+func (o operation) problemExample(documented outcome) map[string]any {
+	example := o.Responses.Status(documented.status).Value.Content[problemJSON].Examples[documented.code]
+	if example == nil {
+		return nil
+	}
+	return example.Value.Value.(map[string]any)
+}
+
+// brokenStore fails whatever is asked of it.
+type brokenStore struct {
+	user.Store
+	err error
+}
+
+func (b brokenStore) Create(context.Context, user.Change) error { return b.err }
+
+func (b brokenStore) Account(context.Context, string) (user.Account, error) {
+	return user.Account{}, b.err
+}
+
+func (b brokenStore) Update(context.Context, user.Ref, func(user.State) (user.Change, error)) (user.Change, error) {
+	return user.Change{}, b.err
+}
+
+func (b brokenStore) Entries(context.Context, string, user.EntryQuery) ([]user.Entry, error) {
+	return nil, b.err
+}
+
+// provocation makes a call that would succeed end in a problem.
+type provocation struct {
+	// store is what the store answers, in place of a real one, to commands that reach it.
+	store error
+	// spoil changes the request.
+	spoil func(*request)
+}
+
+func withBody(body any) provocation {
+	return provocation{spoil: func(r *request) { r.Body = body }}
+}
+
+func withUser(id string) provocation {
+	return provocation{spoil: func(r *request) {
+		r.Path = strings.NewReplacer(exampleUser, id, "swagger-ui.css", id).Replace(r.Path)
+	}}
+}
+
+// provocations has one for every code that a documented call can answer with.
+var provocations = map[string]provocation{
+	"malformed_json":         withBody("["),
+	"invalid_tier":           withBody(`{"tier": "gold"}`),
+	"invalid_path":           withUser("%00"),
+	"insufficient_tokens":    withBody(`{"tokens_to_consume": 2147483647}`),
+	"user_inactive":          {store: user.ErrUserInactive},
+	"subscription_inactive":  {store: user.ErrSubscriptionInactive},
+	"user_not_found":         withUser("nobody"),
+	"not_found":              withUser("nothing"),
+	"user_exists":            withBody(`{"cognito_user_id": "` + exampleUser + `"}`),
+	"balance_overflow":       withBody(`{"tokens_to_add": 2147483647}`),
+	"body_too_large":         withBody(`{"` + strings.Repeat("x", 64<<10) + `": 1}`),
+	"idempotency_key_reused": {store: user.ErrKeyReused},
+	"internal":               {store: errors.New("a mistake")},
+	"overloaded":             {store: user.ErrOverloaded},
+	"database_unavailable":   {store: user.ErrDatabaseUnavailable},
+	"unsupported_media_type": {spoil: func(r *request) {
+		r.Header = http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
+	}},
+	"validation_failed": {spoil: func(r *request) {
+		if r.Body == nil {
+			r.Path += "?limit=0"
+			return
+		}
+		r.Body = `{"no_such_field": 1}`
+	}},
+}
+
+// A response to HEAD has no code: these are provoked for its statuses.
+var codesOfHead = map[int][]string{
+	http.StatusBadRequest:          {"invalid_path"},
+	http.StatusNotFound:            {"user_not_found", "not_found"},
+	http.StatusUnprocessableEntity: {"validation_failed"},
+	http.StatusInternalServerError: {"internal"},
+	http.StatusServiceUnavailable:  {"overloaded", "database_unavailable"},
+}
+
+func TestEveryDocumentedProblem(t *testing.T) {
+	t.Parallel()
+	c, sound := openAPI(), startForExamples(t)
+	for code, p := range provocations {
+		s := sound
+		if p.store != nil {
+			s = sound.with(t, func(o *httpapi.Options) { o.Users.Store = brokenStore{err: p.store} })
+		}
+		for _, o := range c.operations() {
+			for _, documented := range o.outcomes() {
+				byHead := o.method == http.MethodHead && o.path != "/health" && slices.Contains(codesOfHead[documented.status], code)
+				if documented.code != code && !byHead {
+					continue
+				}
+				r := o.anyRequest(c)
+				if p.spoil != nil {
+					p.spoil(&r)
+				}
+				answer := s.do(r)
+				if byHead {
+					answer.want(documented.status)
+					continue
+				}
+				problem := answer.wantProblem(documented.status, code)
+				if want := o.problemExample(documented)["title"]; problem["title"] != want {
+					t.Errorf("%s: the title is %q, and that of the example %q", documented, problem["title"], want)
+				}
+			}
+		}
+	}
+}
+
+// absent is a database that does not answer.
+type absent struct{}
+
+func (absent) Ping(context.Context) error { return errors.New("no answer") }
+
+func TestHealthIsDocumentedForADatabaseThatIsAway(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(o *httpapi.Options) { o.Database = absent{} })
+	s.get("/health").want(http.StatusServiceUnavailable)
+	s.do(request{Method: http.MethodHead, Path: "/health"}).want(http.StatusServiceUnavailable)
+}
+
+// bodies are what the document and the service have to judge alike, by call.
+var bodies = map[string]struct{ good, bad []string }{
+	"createUser": {
+		good: []string{
+			`{"cognito_user_id": "u"}`,
+			`{"cognito_user_id": "a/b%2F c"}`,
+			`{"cognito_user_id": "..."}`,
+			`{"cognito_user_id": " padded "}`,
+			`{"cognito_user_id": "` + strings.Repeat("é", 255) + `"}`,
+			`{"cognito_user_id": "u1", "username": null, "email": null}`,
+			`{"cognito_user_id": "u2", "username": "", "email": ""}`,
+			`{"cognito_user_id": "u3", "username": "` + strings.Repeat("ö", 255) + `", "email": "a.b+c@mail.example.com"}`,
+		},
+		bad: []string{
+			`{}`,
+			`{"username": "u"}`,
+			`{"cognito_user_id": null}`,
+			`{"cognito_user_id": 7}`,
+			`{"cognito_user_id": ""}`,
+			`{"cognito_user_id": "  "}`,
+			`{"cognito_user_id": "."}`,
+			`{"cognito_user_id": ".."}`,
+			`{"cognito_user_id": "a\u0007b"}`,
+			`{"cognito_user_id": "a\u0085b"}`,
+			`{"cognito_user_id": "` + strings.Repeat("é", 256) + `"}`,
+			`{"Cognito_User_ID": "x"}`,
+			`{"cognito_user_id": "x", "tier": "admin"}`,
+			`{"cognito_user_id": "x", "username": 7}`,
+			`{"cognito_user_id": "x", "username": "a\nb"}`,
+			`{"cognito_user_id": "x", "username": "` + strings.Repeat("ö", 256) + `"}`,
+			`{"cognito_user_id": "x", "email": "nonsense"}`,
+			`{"cognito_user_id": "x", "email": "user@two words"}`,
+			`{"cognito_user_id": "x", "email": false}`,
+		},
+	},
+	"changeTier": {
+		good: []string{
+			`{"tier": "admin"}`,
+			`{"tier": "tester"}`,
+			`{"tier": "free"}`,
+			`{"tier": "basic"}`,
+			`{"tier": "creator"}`,
+			`{"tier": "agency"}`,
+			`{"tier": "basic", "renewal_date": null}`,
+			`{"tier": "basic", "renewal_date": "2027-01-01T00:00:00Z"}`,
+			`{"tier": "basic", "renewal_date": "2027-01-01T00:00:00.123456+05:30"}`,
+			`{"tier": "basic", "renewal_date": "2027-01-01T00:00:00"}`,
+		},
+		bad: []string{
+			`{}`,
+			`{"renewal_date": "2027-01-01T00:00:00Z"}`,
+			`{"tier": null}`,
+			`{"tier": 7}`,
+			`{"tier": ""}`,
+			`{"tier": "Basic"}`,
+			`{"tier": "gold"}`,
+			`{"tier": "basic", "renewal_date": 7}`,
+			`{"tier": "basic", "renewal_date": ""}`,
+			`{"tier": "basic", "renewal_date": "2027-01-01"}`,
+			`{"tier": "basic", "renewal_date": "2027-01-01 00:00:00"}`,
+			`{"tier": "basic", "renewal_date": "tomorrow"}`,
+			`{"tier": "basic", "renewal": null}`,
+		},
+	},
+	"consumeTokens": {
+		good: []string{
+			`{}`,
+			`{"tokens_to_consume": 1}`,
+			`{"tokens_to_consume": 700, "metadata": {"model": "m", "feature": ""}}`,
+			`{"metadata": null}`,
+			`{"metadata": {}}`,
+			`{"metadata": {` + members(16) + `}}`,
+			`{"metadata": {"note": "` + strings.Repeat("é", 256) + `"}}`,
+		},
+		bad: []string{
+			`{"tokens_to_consume": null}`,
+			`{"tokens_to_consume": 0}`,
+			`{"tokens_to_consume": -1}`,
+			`{"tokens_to_consume": 1.5}`,
+			`{"tokens_to_consume": 2147483648}`,
+			`{"tokens_to_consume": "7"}`,
+			`{"tokens_to_consume": true}`,
+			`{"tokens_to_consume": [7]}`,
+			`{"tokens": 7}`,
+			`{"metadata": []}`,
+			`{"metadata": "note"}`,
+			`{"metadata": {"note": 7}}`,
+			`{"metadata": {"note": null}}`,
+			`{"metadata": {"note": "\u0000"}}`,
+			`{"metadata": {` + members(17) + `}}`,
+			`{"metadata": {"note": "` + strings.Repeat("é", 257) + `"}}`,
+		},
+	},
+	"addTokens": {
+		good: []string{
+			`{"tokens_to_add": 1}`,
+			`{"tokens_to_add": 5000, "metadata": {"invoice": "in_1234"}}`,
+		},
+		bad: []string{
+			`{}`,
+			`{"tokens_to_add": null}`,
+			`{"tokens_to_add": 0}`,
+			`{"tokens_to_add": -5}`,
+			`{"tokens_to_add": 0.5}`,
+			`{"tokens_to_add": 2147483648}`,
+			`{"tokens_to_add": "5"}`,
+			`{"tokens_to_add": 5, "tokens_to_consume": 5}`,
+			`{"tokens_to_add": 5, "metadata": 5}`,
+		},
+	},
+}
+
+// members returns n members of a JSON object.
+func members(n int) string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = fmt.Sprintf(`"key%d": ""`, i)
+	}
+	return strings.Join(list, ", ")
+}
+
+func TestBodiesAreJudgedAlike(t *testing.T) {
+	t.Parallel()
+	c, s := openAPI(), startForExamples(t)
+	for _, o := range c.operations() {
+		if o.RequestBody == nil {
+			continue
+		}
+		table, ok := bodies[o.OperationID]
+		if !ok {
+			t.Errorf("there are no bodies for %s", o.OperationID)
+		}
+		schema := o.RequestBody.Value.Content["application/json"].Schema.Value
+		path := strings.ReplaceAll(o.path, "{cognito_user_id}", exampleUser)
+		judge := func(body string, good bool) {
+			var value any
+			if err := json.Unmarshal([]byte(body), &value); err != nil {
+				t.Fatalf("%s: %v", body, err)
+			}
+			if err := schema.VisitJSON(value, openapi3.VisitAsRequest()); (err == nil) != good {
+				t.Errorf("%s %s by the document: %v", o.OperationID, body, err)
+			}
+			got := s.do(request{Method: o.method, Path: path, Body: body})
+			if refused := got.Status == http.StatusBadRequest || got.Status == http.StatusUnprocessableEntity; refused == good {
+				t.Errorf("%s %s by the service: status %d, %s", o.OperationID, body, got.Status, got.Body)
+			}
+		}
+		for _, body := range table.good {
+			judge(body, true)
+		}
+		for _, body := range append(table.bad, `null`, `[]`, `"text"`, `7`) {
+			judge(body, false)
+		}
+	}
+}

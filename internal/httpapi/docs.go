@@ -1,0 +1,252 @@
+package httpapi
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/swaggest/swgui/v5/static"
+	"go.yaml.in/yaml/v4"
+)
+
+// openapi is the description of every call, written by hand. Tests hold it against what the service does.
+//
+//go:embed openapi.yaml
+var openapi []byte
+
+var openapiJSON = sync.OnceValues(func() ([]byte, error) { return yamlToJSON(openapi) })
+
+// docs are the files that describe the service. They stay the same as long as the process lives.
+type docs struct {
+	page, json, yaml file
+	// assets are what the page loads, by the last segment of their paths.
+	assets map[string]file
+}
+
+// newDocs makes the documentation of this version. All of it is part of the binary, so that anything wrong with it is a
+// mistake in the code: it panics, and tests see it.
+func newDocs(version string) docs {
+	asJSON, err := openapiJSON()
+	if err != nil {
+		panic(fmt.Errorf("openapi.yaml: %w", err))
+	}
+	// A string of JSON is one of YAML too.
+	quoted, err := json.Marshal(version)
+	if err != nil {
+		panic(err)
+	}
+	of := func(document []byte) []byte { return bytes.Replace(document, []byte(`"VERSION"`), quoted, 1) }
+	d := docs{
+		page:   newFile("text/html; charset=utf-8", []byte(page)),
+		json:   newFile("application/json", of(asJSON)),
+		yaml:   newFile("application/yaml", of(openapi)),
+		assets: map[string]file{},
+	}
+	d.page.policy = pagePolicy
+	for name, contentType := range map[string]string{
+		"swagger-ui.css.gz":       "text/css; charset=utf-8",
+		"swagger-ui-bundle.js.gz": "text/javascript; charset=utf-8",
+		"favicon-32x32.png":       "image/png",
+	} {
+		content, err := static.FS.ReadFile(name)
+		if err != nil {
+			panic(err)
+		}
+		f := newFile(contentType, content)
+		f.gzipped = path.Ext(name) == ".gz"
+		d.assets[strings.TrimSuffix(name, ".gz")] = f
+	}
+	return d
+}
+
+func (d docs) asset(w http.ResponseWriter, r *http.Request) error {
+	f, ok := d.assets[chi.URLParam(r, "file")]
+	if !ok {
+		return errNotFound
+	}
+	return f.serve(w, r)
+}
+
+// redoc leads to the page of the documentation, where clients of the earlier service look for it.
+func redoc(w http.ResponseWriter, _ *http.Request) error {
+	w.Header().Set("Location", "/docs")
+	w.WriteHeader(http.StatusFound)
+	return nil
+}
+
+// The page of the documentation. Its script is part of it, and the policy allows this one by its hash: whatever else
+// might find its way into the page is not run, and nothing is loaded from another host.
+const (
+	pageScript = `
+SwaggerUIBundle({
+  url: '/openapi.json',
+  dom_id: '#swagger-ui',
+  deepLinking: true,
+  displayRequestDuration: true,
+  tryItOutEnabled: true,
+  validatorUrl: null,
+})
+`
+	page = `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>` + serviceName + `</title>
+<link rel="icon" type="image/png" href="/docs/favicon-32x32.png">
+<link rel="stylesheet" href="/docs/swagger-ui.css">
+</head>
+<body>
+<div id="swagger-ui"><noscript>This page needs JavaScript; the document itself is <a href="/openapi.yaml">openapi.yaml</a>.</noscript></div>
+<script src="/docs/swagger-ui-bundle.js"></script>
+<script>` + pageScript + `</script>
+</body>
+</html>
+`
+)
+
+var pagePolicy = strings.Join([]string{
+	"default-src 'none'",
+	"script-src 'self' '" + scriptHash(pageScript) + "'",
+	"style-src 'self'",
+	"img-src 'self' data:", // Swagger UI's style sheet carries its icons along
+	"connect-src 'self'",
+	"base-uri 'none'",
+	"form-action 'none'",
+	"frame-ancestors 'none'",
+}, "; ")
+
+func scriptHash(script string) string {
+	sum := sha256.Sum256([]byte(script))
+	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// file is a response that is the same for everybody.
+type file struct {
+	contentType string
+	content     []byte
+	// gzipped says that content is compressed; it is unpacked for clients that cannot do so themselves.
+	gzipped bool
+	// tag is the strong ETag of content, without its quotes.
+	tag string
+	// policy is the Content-Security-Policy, if any.
+	policy string
+}
+
+func newFile(contentType string, content []byte) file {
+	sum := sha256.Sum256(content)
+	return file{contentType: contentType, content: content, tag: base64.RawURLEncoding.EncodeToString(sum[:16])}
+}
+
+// serve answers with the file, or with 304 when the client has it already.
+func (f file) serve(w http.ResponseWriter, r *http.Request) error {
+	h := w.Header()
+	h.Set("Cache-Control", "no-cache")
+	if f.policy != "" {
+		h.Set("Content-Security-Policy", f.policy)
+	}
+	tag, unpack := f.tag, false
+	if f.gzipped {
+		h.Add("Vary", "Accept-Encoding")
+		if unpack = !accepts(r, "gzip"); unpack {
+			tag += "-unpacked"
+		} else {
+			h.Set("Content-Encoding", "gzip")
+		}
+	}
+	h.Set("ETag", `"`+tag+`"`)
+	if hasTag(r, tag) {
+		h.Del("Content-Encoding")
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	h.Set("Content-Type", f.contentType)
+	if !unpack {
+		h.Set("Content-Length", strconv.Itoa(len(f.content)))
+	}
+	if r.Method == http.MethodHead {
+		return nil
+	}
+	var content io.Reader = bytes.NewReader(f.content)
+	if unpack {
+		var err error
+		if content, err = gzip.NewReader(content); err != nil {
+			return err
+		}
+	}
+	// A client that is gone cannot be told so.
+	_, _ = io.Copy(w, content)
+	return nil
+}
+
+// accepts reports whether the client can unpack the encoding.
+func accepts(r *http.Request, encoding string) bool {
+	for offer := range strings.SplitSeq(strings.Join(r.Header.Values("Accept-Encoding"), ","), ",") {
+		name, weight, _ := strings.Cut(offer, ";")
+		if strings.EqualFold(strings.TrimSpace(name), encoding) {
+			_, q, _ := strings.Cut(weight, "=")
+			return strings.Trim(q, "0. ") != "" || strings.TrimSpace(q) == ""
+		}
+	}
+	return false
+}
+
+// hasTag reports whether the client has the content with this tag.
+func hasTag(r *http.Request, tag string) bool {
+	for known := range strings.SplitSeq(strings.Join(r.Header.Values("If-None-Match"), ","), ",") {
+		switch known = strings.TrimPrefix(strings.TrimSpace(known), "W/"); known {
+		case "*", `"` + tag + `"`:
+			return true
+		}
+	}
+	return false
+}
+
+// yamlToJSON converts a document, keeping the order of its members: readers of it list them in that order.
+func yamlToJSON(text []byte) ([]byte, error) {
+	var document yaml.Node
+	if err := yaml.Unmarshal(text, &document); err != nil {
+		return nil, err
+	}
+	return appendJSON(nil, document.Content[0])
+}
+
+func appendJSON(b []byte, n *yaml.Node) ([]byte, error) {
+	switch n.Kind {
+	case yaml.MappingNode:
+		return appendItems(b, n, '{', ":,", '}')
+	case yaml.SequenceNode:
+		return appendItems(b, n, '[', ",", ']')
+	}
+	var value any
+	if err := n.Decode(&value); err != nil {
+		return nil, err
+	}
+	scalar, err := json.Marshal(value)
+	return append(b, scalar...), err
+}
+
+// appendItems appends what n consists of, with the separators in turn between any two.
+func appendItems(b []byte, n *yaml.Node, opening byte, separators string, closing byte) (_ []byte, err error) {
+	b = append(b, opening)
+	for i, item := range n.Content {
+		if i > 0 {
+			b = append(b, separators[(i-1)%len(separators)])
+		}
+		if b, err = appendJSON(b, item); err != nil {
+			return nil, err
+		}
+	}
+	return append(b, closing), nil
+}
