@@ -35,6 +35,8 @@ func translate(err error) error {
 	switch {
 	case err == nil || errors.As(err, &known):
 		return err
+	case errors.Is(err, errOutcomeUnknown):
+		return user.ErrDatabaseUnavailable.Because(err)
 	case errors.As(err, &pg):
 		switch pg.Code {
 		case sqlSerializationFailure, sqlDeadlockDetected, sqlLockNotAvailable:
@@ -58,6 +60,9 @@ func translate(err error) error {
 // repeatable reports whether a transaction that failed with err has certainly done nothing and may well succeed when
 // it is tried again.
 func repeatable(err error) bool {
+	if errors.Is(err, errOutcomeUnknown) {
+		return false
+	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		return pg.Code == sqlSerializationFailure || pg.Code == sqlDeadlockDetected

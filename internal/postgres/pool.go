@@ -29,6 +29,9 @@ type Options struct {
 	AcquireTimeout time.Duration
 	// StatementTimeout is the longest that the database works on one statement, waits for row locks included.
 	StatementTimeout time.Duration
+	// WriteBatchMax is the most updates that one transaction serves, 1 to serve each by its own; 0 means
+	// DefaultWriteBatch.
+	WriteBatchMax int
 	// ImportPublicUserdata copies the rows of the earlier service when viralpilot.userdata is made.
 	ImportPublicUserdata bool
 	Log                  *slog.Logger
@@ -46,9 +49,10 @@ func open(o Options) (*pgxpool.Pool, error) {
 	if cfg.ConnConfig.RuntimeParams["application_name"] == "" {
 		cfg.ConnConfig.RuntimeParams["application_name"] = "user-management"
 	}
-	// Not start-up parameters, which PgBouncer refuses. The second frees an account's lock when a replica's host
-	// vanishes in the middle of a transaction.
-	limits := fmt.Sprintf("SET statement_timeout = %[1]d; SET idle_in_transaction_session_timeout = %[1]d", o.StatementTimeout.Milliseconds())
+	// Not start-up parameters, which PgBouncer refuses. A row that somebody else keeps locked may not hold up those that
+	// are locked together with it, and a replica whose host vanishes in the middle of a transaction frees its locks.
+	limits := fmt.Sprintf("SET statement_timeout = %[1]d; SET idle_in_transaction_session_timeout = %[1]d; SET lock_timeout = %[2]d",
+		o.StatementTimeout.Milliseconds(), min(o.StatementTimeout, time.Second).Milliseconds())
 	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		conn.TypeMap().RegisterType(&pgtype.Type{
 			Name: "timestamptz", OID: pgtype.TimestamptzOID, Codec: &pgtype.TimestamptzCodec{ScanLocation: time.UTC},

@@ -25,32 +25,37 @@ const (
 		FROM viralpilot.userdata LEFT JOIN viralpilot.account_state USING (cognito_user_id)
 		WHERE cognito_user_id = $1`
 
-	lockUserdata = `SELECT ` + userdataColumns + ` FROM viralpilot.userdata WHERE cognito_user_id = $1 FOR UPDATE`
+	lockUserdata = `SELECT ` + userdataColumns + ` FROM viralpilot.userdata
+		WHERE cognito_user_id = ANY($1) ORDER BY cognito_user_id FOR UPDATE`
 
-	selectSideRow = `SELECT top_ups, tokens_reserved, next_hold_expiry, true
-		FROM viralpilot.account_state WHERE cognito_user_id = $1`
+	selectSideRows = `SELECT cognito_user_id, top_ups, tokens_reserved, next_hold_expiry, true
+		FROM viralpilot.account_state WHERE cognito_user_id = ANY($1)`
 
-	selectEntryByKey = `SELECT ` + entryColumns + ` FROM viralpilot.ledger
-		WHERE cognito_user_id = $1 AND idempotency_key = $2`
+	selectEntriesByKey = `SELECT cognito_user_id, ` + entryColumns + ` FROM viralpilot.ledger
+		WHERE (cognito_user_id, idempotency_key) IN (SELECT * FROM unnest($1::text[], $2::text[]))`
 
-	selectOpenReservations = `SELECT ` + reservationColumns + ` FROM viralpilot.reservations
-		WHERE cognito_user_id = $1 AND status = 'open'`
+	selectReservations = `SELECT cognito_user_id, ` + reservationColumns + ` FROM viralpilot.reservations
+		WHERE (cognito_user_id, reservation_id) IN (SELECT id, named::uuid FROM unnest($1::text[], $2::text[]) AS n (id, named))`
+
+	selectHolds = `SELECT cognito_user_id, ` + reservationColumns + ` FROM viralpilot.reservations
+		WHERE cognito_user_id = ANY($1) AND status = 'open'`
+
+	// What a refund has to know of the entry it names.
+	selectCharges = `SELECT cognito_user_id, ` + entryColumns + `,
+			(SELECT coalesce(sum(amount), 0) FROM viralpilot.ledger r
+				WHERE r.cognito_user_id = l.cognito_user_id AND r.refunded_entry_id = l.entry_id),
+			NOT EXISTS (SELECT FROM viralpilot.ledger t
+				WHERE t.cognito_user_id = l.cognito_user_id AND t.entry_id > l.entry_id AND t.kind IN ('monthly_reset', 'tier_change')),
+			coalesce((SELECT carried FROM viralpilot.reservations h
+				WHERE h.cognito_user_id = l.cognito_user_id AND h.reservation_id = l.reservation_id), false)
+		FROM viralpilot.ledger l
+		WHERE (cognito_user_id, entry_id) IN (SELECT * FROM unnest($1::text[], $2::bigint[]))`
+
+	selectLastEntries = `SELECT n.id, ` + entryColumns + ` FROM unnest($1::text[]) AS n (id)
+		CROSS JOIN LATERAL (SELECT * FROM viralpilot.ledger WHERE cognito_user_id = n.id ORDER BY entry_id DESC LIMIT 1) l`
 
 	selectReservation = `SELECT ` + reservationColumns + ` FROM viralpilot.reservations
 		WHERE cognito_user_id = $1 AND reservation_id = $2`
-
-	// What a refund has to know of the entry it names.
-	selectCharge = `SELECT ` + entryColumns + `,
-			(SELECT coalesce(sum(amount), 0) FROM viralpilot.ledger r
-				WHERE r.cognito_user_id = $1 AND r.refunded_entry_id = $2),
-			NOT EXISTS (SELECT FROM viralpilot.ledger t
-				WHERE t.cognito_user_id = $1 AND t.entry_id > $2 AND t.kind IN ('monthly_reset', 'tier_change')),
-			coalesce((SELECT carried FROM viralpilot.reservations h
-				WHERE h.cognito_user_id = $1 AND h.reservation_id = l.reservation_id), false)
-		FROM viralpilot.ledger l WHERE cognito_user_id = $1 AND entry_id = $2`
-
-	selectLastEntry = `SELECT ` + entryColumns + ` FROM viralpilot.ledger
-		WHERE cognito_user_id = $1 ORDER BY entry_id DESC LIMIT 1`
 
 	// A reservation with its newest entry.
 	selectReservationEntry = `SELECT ` + entryColumns + ` FROM viralpilot.ledger
@@ -136,21 +141,32 @@ const (
 			tokens_used_this_month = $8, last_token_reset_date = $9, updated_at = $10, is_active = $11
 		WHERE cognito_user_id = $1`
 
-	upsertSideRow = `INSERT INTO viralpilot.account_state (cognito_user_id, top_ups, tokens_reserved, next_hold_expiry)
-		VALUES ($1, $2, $3, $4)
+	updateCounters = `UPDATE viralpilot.userdata u SET tokens_remaining = n.remaining, tokens_used_this_month = n.used, updated_at = n.updated
+		FROM unnest($1::text[], $2::integer[], $3::integer[], $4::timestamp[]) AS n (id, remaining, used, updated)
+		WHERE u.cognito_user_id = n.id`
+
+	upsertSideRows = `INSERT INTO viralpilot.account_state (cognito_user_id, top_ups, tokens_reserved, next_hold_expiry)
+		SELECT * FROM unnest($1::text[], $2::integer[], $3::integer[], $4::timestamptz[])
 		ON CONFLICT (cognito_user_id) DO UPDATE SET top_ups = excluded.top_ups,
 			tokens_reserved = excluded.tokens_reserved, next_hold_expiry = excluded.next_hold_expiry`
 
-	upsertReservation = `INSERT INTO viralpilot.reservations (cognito_user_id, ` + reservationColumns + `)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+	upsertReservations = `INSERT INTO viralpilot.reservations (cognito_user_id, ` + reservationColumns + `)
+		SELECT id, reservation::uuid, status, tokens, charged, returned, shortfall, carried, top_up, created, expires, closed, used
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::integer[], $5::integer[], $6::integer[], $7::integer[], $8::boolean[],
+				$9::integer[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[], $13::integer[])
+			AS n (id, reservation, status, tokens, charged, returned, shortfall, carried, top_up, created, expires, closed, used)
 		ON CONFLICT (cognito_user_id, reservation_id) DO UPDATE SET status = excluded.status,
 			tokens_charged = excluded.tokens_charged, tokens_returned = excluded.tokens_returned,
 			shortfall = excluded.shortfall, carried = excluded.carried, top_up = excluded.top_up,
 			closed_at = excluded.closed_at, tokens_used = excluded.tokens_used`
 
-	insertEntry = `INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, tokens_charged,
+	insertEntries = `INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, tokens_charged,
 			reservation_id, refunded_entry_id, idempotency_key, command_hash, metadata, actor, created_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING entry_id`
+		SELECT id, kind, amount, balance, used, charged, reservation::uuid, refunded, key, hash, notes::jsonb, actor, created
+		FROM unnest($1::text[], $2::text[], $3::integer[], $4::integer[], $5::integer[], $6::integer[], $7::text[], $8::bigint[],
+				$9::text[], $10::bytea[], $11::text[], $12::text[], $13::timestamptz[]) WITH ORDINALITY
+			AS n (id, kind, amount, balance, used, charged, reservation, refunded, key, hash, notes, actor, created, i)
+		ORDER BY i RETURNING entry_id`
 )
 
 // copyAccount copies an account ($1) and all that belongs to it to a new id ($2) and leaves out what may tell whose it
@@ -209,14 +225,38 @@ func scanEntry(row pgx.CollectableRow) (e user.Entry, err error) {
 	return e, err
 }
 
-func scanCharge(row pgx.CollectableRow) (c user.Charge, err error) {
-	err = row.Scan(append(entryFields(&c.Entry), &c.Refunded, &c.ThisTerm, &c.Carried)...)
-	return c, err
+// owned is a row of a query that names several accounts, with the account it belongs to.
+type owned[T any] struct {
+	accountID string
+	value     T
+}
+
+func scanAccountEntry(row pgx.CollectableRow) (o owned[user.Entry], err error) {
+	err = row.Scan(append([]any{&o.accountID}, entryFields(&o.value)...)...)
+	return o, err
+}
+
+func scanAccountCharge(row pgx.CollectableRow) (o owned[user.Charge], err error) {
+	c := &o.value
+	err = row.Scan(append(append([]any{&o.accountID}, entryFields(&c.Entry)...), &c.Refunded, &c.ThisTerm, &c.Carried)...)
+	return o, err
+}
+
+func scanAccountReservation(row pgx.CollectableRow) (o owned[user.Reservation], err error) {
+	err = row.Scan(append([]any{&o.accountID}, reservationFields(&o.value)...)...)
+	return o, err
+}
+
+// reservationFields are where the columns of reservationColumns go.
+func reservationFields(r *user.Reservation) []any {
+	return []any{
+		&r.ID, &r.Status, &r.Tokens, &r.Charged, &r.Returned, &r.Shortfall, &r.Carried, &r.TopUp, &r.CreatedAt, &r.ExpiresAt,
+		&r.ClosedAt, &r.TokensUsed,
+	}
 }
 
 func scanReservation(row pgx.CollectableRow) (r user.Reservation, err error) {
-	err = row.Scan(&r.ID, &r.Status, &r.Tokens, &r.Charged, &r.Returned, &r.Shortfall, &r.Carried, &r.TopUp,
-		&r.CreatedAt, &r.ExpiresAt, &r.ClosedAt, &r.TokensUsed)
+	err = row.Scan(reservationFields(&r)...)
 	return r, err
 }
 

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ type Store struct {
 	acquireTimeout time.Duration
 	// workTimeout bounds what is done on a connection once it has been acquired.
 	workTimeout time.Duration
+	lanes       *lanes
 }
 
 var (
@@ -52,11 +54,23 @@ func Connect(ctx context.Context, o Options) (*Store, error) {
 		pool.Close()
 		return nil, err
 	}
-	return &Store{pool: pool, acquireTimeout: o.AcquireTimeout, workTimeout: 2 * o.StatementTimeout}, nil
+	s := &Store{pool: pool, acquireTimeout: o.AcquireTimeout, workTimeout: 2 * o.StatementTimeout}
+	n, most := max(1, int(o.MaxConns)/2), o.WriteBatchMax // the other half is for reads
+	if most == 1 {
+		n = int(o.MaxConns) // every connection its own transaction
+	}
+	s.lanes = startLanes(n, cmp.Or(most, DefaultWriteBatch), s.acquireTimeout, s.serveBatch)
+	return s, nil
 }
 
-// Close waits for connections in use and closes all.
-func (s *Store) Close() { s.pool.Close() }
+// DefaultWriteBatch is the most updates that one transaction serves.
+const DefaultWriteBatch = 256
+
+// Close finishes the updates under way, waits for connections in use and closes all.
+func (s *Store) Close() {
+	s.lanes.close()
+	s.pool.Close()
+}
 
 // Ping asks the database for a sign of life within ctx.
 func (s *Store) Ping(ctx context.Context) error {
@@ -83,8 +97,14 @@ func (s *Store) Create(ctx context.Context, change user.Change) error {
 				return user.ErrUserExists
 			}
 			var b pgx.Batch
-			queueSideRow(&b, a)
-			queueEntries(&b, a.ID, change.Entries)
+			var side sideColumns
+			side.add(a)
+			side.queue(&b)
+			var entries newEntries
+			for i := range change.Entries {
+				entries.add(a.ID, &change.Entries[i])
+			}
+			entries.queue(&b)
 			return tx.SendBatch(ctx, &b).Close()
 		})
 	})
@@ -238,34 +258,16 @@ func list[T any](ctx context.Context, s *Store, scan pgx.RowToFunc[T], sql strin
 	return found, err
 }
 
-// Update implements [user.Store]: one transaction an update.
+// Update implements [user.Store]. Updates that wait at the same time are served by one transaction.
 func (s *Store) Update(ctx context.Context, ref user.Ref, apply func(user.State) (user.Change, error)) (user.Change, error) {
-	var change user.Change
-	var refusal error
-	err := s.work(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
-		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-			state, err := lockState(ctx, tx, ref)
-			if err != nil {
-				return err
-			}
-			change, refusal = apply(state)
-			if errors.Is(refusal, user.ErrHoldsNeeded) {
-				if state.Holds, err = openHolds(ctx, tx, ref.AccountID); err != nil {
-					return err
-				}
-				state.HoldsLoaded = true
-				change, refusal = apply(state)
-			}
-			if refused := (*user.Error)(nil); refusal != nil && !errors.As(refusal, &refused) {
-				return refusal
-			}
-			return write(ctx, tx, state, &change)
-		})
-	})
-	if err != nil {
-		return user.Change{}, err
+	// What PostgreSQL does not take as text can name nothing that is stored.
+	if !validText(ref.AccountID) {
+		return user.Change{}, user.ErrUserNotFound
 	}
-	return change, refusal
+	if !validText(ref.IdempotencyKey) || !validText(ref.ReservationID) {
+		return user.Change{}, user.ErrValidation
+	}
+	return s.lanes.do(ctx, &update{ref: ref, apply: apply, done: make(chan struct{})})
 }
 
 // work runs f on a connection of the pool, again when it certainly did nothing and may succeed. The caller's context
@@ -306,47 +308,6 @@ func (s *Store) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	return nil, user.ErrDatabaseUnavailable.Because(fmt.Errorf("acquire a connection: %w", err))
 }
 
-// lockState takes the account's row lock and reads what the update may look at. At READ COMMITTED each statement sees
-// what was committed before it began: all else is read by statements of their own, after the lock was waited for, or
-// it would be older than the account.
-func lockState(ctx context.Context, tx pgx.Tx, ref user.Ref) (user.State, error) {
-	var state user.State
-	var b pgx.Batch
-	id := ref.AccountID
-	b.Queue(lockUserdata, id).QueryRow(func(row pgx.Row) error {
-		err := row.Scan(userdataFields(&state.Account)...)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return user.ErrUserNotFound
-		}
-		return err
-	})
-	b.Queue(selectSideRow, id).QueryRow(func(row pgx.Row) error {
-		err := row.Scan(sideRowFields(&state.Account)...)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return nil // not adopted yet
-		}
-		return err
-	})
-	if ref.IdempotencyKey != "" {
-		queueOne(&b, &state.Prior, scanEntry, selectEntryByKey, id, ref.IdempotencyKey)
-	}
-	if ref.ReservationID != "" {
-		queueOne(&b, &state.Reservation, scanReservation, selectReservation, id, ref.ReservationID)
-		b.Queue(selectOpenReservations, id).Query(func(rows pgx.Rows) (err error) {
-			state.Holds, err = pgx.CollectRows(rows, scanReservation)
-			state.HoldsLoaded = true
-			return err
-		})
-	}
-	if ref.EntryID != 0 {
-		queueOne(&b, &state.Charge, scanCharge, selectCharge, id, ref.EntryID)
-	}
-	if ref.LastEntry {
-		queueOne(&b, &state.Last, scanEntry, selectLastEntry, id)
-	}
-	return state, tx.SendBatch(ctx, &b).Close()
-}
-
 // queueOne queues a query for at most one row, to be found at dst.
 func queueOne[T any](b *pgx.Batch, dst **T, scan pgx.RowToFunc[T], sql string, args ...any) {
 	b.Queue(sql, args...).Query(func(rows pgx.Rows) error {
@@ -358,68 +319,6 @@ func queueOne[T any](b *pgx.Batch, dst **T, scan pgx.RowToFunc[T], sql string, a
 		}
 		return err
 	})
-}
-
-func openHolds(ctx context.Context, tx pgx.Tx, accountID string) ([]user.Reservation, error) {
-	rows, err := tx.Query(ctx, selectOpenReservations, accountID)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, scanReservation)
-}
-
-// write writes the change and fills in the ids of its entries.
-func write(ctx context.Context, tx pgx.Tx, before user.State, change *user.Change) error {
-	if change.Empty() {
-		return nil
-	}
-	a := change.Account
-	var b pgx.Batch
-	b.Queue(updateUserdata, a.ID, a.Username, a.Email, a.Tier, a.SubscriptionStatus, a.RenewalDate,
-		a.TokensRemaining, a.TokensUsed, a.LastReset, a.UpdatedAt, a.Active)
-	if sideRowChanged(before.Account, a) {
-		queueSideRow(&b, a)
-	}
-	for _, r := range change.Reservations {
-		b.Queue(upsertReservation, a.ID, r.ID, r.Status, r.Tokens, r.Charged, r.Returned, r.Shortfall,
-			r.Carried, r.TopUp, r.CreatedAt, r.ExpiresAt, r.ClosedAt, r.TokensUsed)
-	}
-	queueEntries(&b, a.ID, change.Entries)
-	if change.Pseudonym != "" {
-		for _, sql := range copyAccount {
-			b.Queue(sql, a.ID, change.Pseudonym)
-		}
-		for _, sql := range deleteAccount {
-			b.Queue(sql, a.ID)
-		}
-	}
-	return tx.SendBatch(ctx, &b).Close()
-}
-
-func sideRowChanged(before, after user.Account) bool {
-	return !before.Adopted || before.TopUps != after.TopUps || before.Reserved != after.Reserved ||
-		before.NextHoldExpiry != after.NextHoldExpiry
-}
-
-func queueSideRow(b *pgx.Batch, a user.Account) {
-	b.Queue(upsertSideRow, a.ID, a.TopUps, a.Reserved, a.NextHoldExpiry)
-}
-
-func queueEntries(b *pgx.Batch, accountID string, entries []user.Entry) {
-	for i := range entries {
-		e := &entries[i]
-		b.Queue(insertEntry, accountID, e.Kind, e.Amount, e.BalanceAfter, e.UsedAfter, e.TokensCharged,
-			e.ReservationID, e.RefundedEntryID, e.IdempotencyKey, e.CommandHash, metadata(e.Metadata), e.Actor, e.CreatedAt,
-		).QueryRow(func(row pgx.Row) error { return row.Scan(&e.ID) })
-	}
-}
-
-// metadata is NULL when there is none.
-func metadata(m map[string]string) any {
-	if len(m) == 0 {
-		return nil
-	}
-	return m
 }
 
 // optional is NULL for the zero time.

@@ -1,0 +1,472 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/viralpilot/user-management/internal/user"
+)
+
+// group is a batch of updates in one transaction: the accounts are locked and read together, the rules run in the
+// order in which the updates came, each on what the one before it left, and what all of them changed is written
+// together.
+type group struct {
+	// accounts are in the order of their first update.
+	accounts []*member
+	byID     map[string]*member
+}
+
+// member is one account of a group.
+type member struct {
+	id      string
+	updates []*update
+	// outcomes has an element for each update that has run: its refusal or failure, or nil.
+	outcomes []error
+
+	// found is false when there is no such account, or when it has been moved to a pseudonym.
+	found bool
+	// before is the account as it was read, state.Account as the updates so far have left it.
+	before user.Account
+	state  user.State
+	// The rest of what updates may name, read at the start and kept up to date.
+	prior        map[string]*user.Entry
+	reservations map[string]*user.Reservation
+	charges      map[int64]*user.Charge
+
+	// What is to be written: entries wait for their ids.
+	entries   []*user.Entry
+	changed   map[string]*user.Reservation
+	pseudonym string
+}
+
+func newGroup(batch []*update) *group {
+	g := &group{byID: make(map[string]*member, len(batch))}
+	for _, u := range batch {
+		m := g.byID[u.ref.AccountID]
+		if m == nil {
+			m = &member{
+				id: u.ref.AccountID, prior: map[string]*user.Entry{}, reservations: map[string]*user.Reservation{},
+				charges: map[int64]*user.Charge{}, changed: map[string]*user.Reservation{},
+			}
+			g.byID[m.id] = m
+			g.accounts = append(g.accounts, m)
+		}
+		m.updates = append(m.updates, u)
+	}
+	return g
+}
+
+// pairs are two columns of equal length: accounts, and what is named of each.
+type pairs[T any] struct {
+	ids    []string
+	values []T
+}
+
+func (p *pairs[T]) add(id string, value T) {
+	p.ids, p.values = append(p.ids, id), append(p.values, value)
+}
+
+// lock begins the transaction, takes the row locks of all accounts in the order of their ids, so that groups of
+// several replicas cannot deadlock, and reads what the updates may look at. At READ COMMITTED each statement sees what
+// was committed before it began: all else is read by statements of their own, after the locks were waited for, or it
+// would be older than the accounts.
+func (g *group) lock(ctx context.Context, conn *pgxpool.Conn) error {
+	ids := make([]string, 0, len(g.accounts))
+	var keys, reservations pairs[string]
+	var charges pairs[int64]
+	var held, last []string
+	for _, m := range g.accounts {
+		ids = append(ids, m.id)
+		var holds, newest bool
+		for _, u := range m.updates {
+			if u.ref.IdempotencyKey != "" {
+				keys.add(m.id, u.ref.IdempotencyKey)
+			}
+			if u.ref.ReservationID != "" {
+				reservations.add(m.id, u.ref.ReservationID)
+				holds = true
+			}
+			if u.ref.EntryID != 0 {
+				charges.add(m.id, u.ref.EntryID)
+			}
+			newest = newest || u.ref.LastEntry
+		}
+		if holds {
+			held = append(held, m.id)
+		}
+		if newest {
+			last = append(last, m.id)
+		}
+	}
+
+	var b pgx.Batch
+	b.Queue("begin")
+	b.Queue(lockUserdata, ids).Query(func(rows pgx.Rows) error {
+		var a user.Account
+		_, err := pgx.ForEachRow(rows, userdataFields(&a), func() error {
+			m := g.byID[a.ID]
+			m.found, m.before, m.state.Account = true, a, a
+			a = user.Account{}
+			return nil
+		})
+		return err
+	})
+	b.Queue(selectSideRows, ids).Query(func(rows pgx.Rows) error {
+		var id string
+		var side user.Account
+		_, err := pgx.ForEachRow(rows, append([]any{&id}, sideRowFields(&side)...), func() error {
+			m := g.byID[id]
+			for _, a := range []*user.Account{&m.before, &m.state.Account} {
+				a.TopUps, a.Reserved, a.NextHoldExpiry, a.Adopted = side.TopUps, side.Reserved, side.NextHoldExpiry, true
+			}
+			side.NextHoldExpiry = nil
+			return nil
+		})
+		return err
+	})
+	if keys.ids != nil {
+		queueEach(&b, scanAccountEntry, func(id string, e user.Entry) { g.byID[id].prior[*e.IdempotencyKey] = &e },
+			selectEntriesByKey, keys.ids, keys.values)
+	}
+	if reservations.ids != nil {
+		queueEach(&b, scanAccountReservation, func(id string, r user.Reservation) { g.byID[id].reservations[r.ID] = &r },
+			selectReservations, reservations.ids, reservations.values)
+	}
+	if charges.ids != nil {
+		queueEach(&b, scanAccountCharge, func(id string, c user.Charge) { g.byID[id].charges[c.Entry.ID] = &c },
+			selectCharges, charges.ids, charges.values)
+	}
+	if last != nil {
+		queueEach(&b, scanAccountEntry, func(id string, e user.Entry) { g.byID[id].state.Last = &e }, selectLastEntries, last)
+	}
+	g.queueHolds(&b, held)
+	return conn.SendBatch(ctx, &b).Close()
+}
+
+// loadHolds reads the open reservations of accounts.
+func (g *group) loadHolds(ctx context.Context, conn *pgxpool.Conn, ids []string) error {
+	var b pgx.Batch
+	g.queueHolds(&b, ids)
+	return conn.SendBatch(ctx, &b).Close()
+}
+
+func (g *group) queueHolds(b *pgx.Batch, ids []string) {
+	if ids == nil {
+		return
+	}
+	for _, id := range ids {
+		m := g.byID[id]
+		m.state.HoldsLoaded = true
+		// Those that the group itself has made are not in the table yet.
+		for _, r := range m.changed {
+			m.state.Holds = append(m.state.Holds, *r)
+		}
+	}
+	queueEach(b, scanAccountReservation, func(id string, r user.Reservation) {
+		m := g.byID[id]
+		m.state.Holds = append(m.state.Holds, r)
+	}, selectHolds, ids)
+}
+
+// queueEach queues a query and passes each of its rows, which begin with the account, to keep.
+func queueEach[T any](b *pgx.Batch, scan pgx.RowToFunc[owned[T]], keep func(id string, value T), sql string, args ...any) {
+	b.Queue(sql, args...).Query(func(rows pgx.Rows) error {
+		found, err := pgx.CollectRows(rows, scan)
+		for _, row := range found {
+			keep(row.accountID, row.value)
+		}
+		return err
+	})
+}
+
+// run runs the updates that have not run yet, in order, and returns the accounts where one asks for the holds: it and
+// those after it wait until they are loaded.
+func (g *group) run() (needHolds []string) {
+	for _, m := range g.accounts {
+		for len(m.outcomes) < len(m.updates) {
+			u := m.updates[len(m.outcomes)]
+			err := m.run(u)
+			if errors.Is(err, user.ErrHoldsNeeded) && !m.state.HoldsLoaded {
+				needHolds = append(needHolds, m.id)
+				break
+			}
+			m.outcomes = append(m.outcomes, err)
+		}
+	}
+	return needHolds
+}
+
+// run applies one update and keeps what it changed. The error is the update's own outcome.
+func (m *member) run(u *update) (err error) {
+	if !m.found {
+		u.change = user.Change{}
+		return user.ErrUserNotFound
+	}
+	// A rule that panics fails its own update and none of the others.
+	defer func() {
+		if p := recover(); p != nil {
+			u.change, err = user.Change{}, fmt.Errorf("panic in a rule: %v", p)
+		}
+	}()
+	s := m.state
+	s.Prior = m.prior[u.ref.IdempotencyKey]
+	s.Reservation = m.reservations[u.ref.ReservationID]
+	s.Charge = m.charges[u.ref.EntryID]
+	change, err := u.apply(s)
+	if refused := (*user.Error)(nil); err != nil && !errors.As(err, &refused) {
+		u.change = user.Change{}
+		return err
+	}
+	u.change = change
+	if !change.Empty() {
+		m.keep(&u.change)
+	}
+	return err
+}
+
+// keep makes the change part of the state that the account's next update sees, and of what will be written.
+func (m *member) keep(c *user.Change) {
+	m.state.Account = c.Account
+	for i := range c.Entries {
+		e := &c.Entries[i]
+		m.entries = append(m.entries, e)
+		m.state.Last = e
+		if e.IdempotencyKey != nil {
+			m.prior[*e.IdempotencyKey] = e
+		}
+		for id, charge := range m.charges {
+			switch {
+			case e.Kind == user.KindMonthlyReset || e.Kind == user.KindTierChange:
+				charge.ThisTerm = false
+			case e.RefundedEntryID != nil && *e.RefundedEntryID == id:
+				charge.Refunded += e.Amount
+			}
+		}
+	}
+	for i := range c.Reservations {
+		r := &c.Reservations[i]
+		m.changed[r.ID] = r
+		m.reservations[r.ID] = r
+		if !m.state.HoldsLoaded {
+			continue
+		}
+		// A new slice: the rules may still look at the one that they were given.
+		m.state.Holds = slices.DeleteFunc(slices.Clone(m.state.Holds), func(h user.Reservation) bool { return h.ID == r.ID })
+		if r.Status == user.ReservationOpen {
+			m.state.Holds = append(m.state.Holds, *r)
+		}
+	}
+	if c.Pseudonym != "" {
+		m.pseudonym, m.found = c.Pseudonym, false
+	}
+}
+
+// commit writes what the updates changed and commits, in one round trip. It fills in the ids of the entries.
+func (g *group) commit(ctx context.Context, conn *pgxpool.Conn) error {
+	var b pgx.Batch
+	var rest []*member
+	var counters counterColumns
+	var sides sideColumns
+	for _, m := range g.accounts {
+		if len(m.entries) == 0 && len(m.changed) == 0 && m.pseudonym == "" {
+			continue
+		}
+		if onlyCountersChanged(m.before, m.state.Account) {
+			counters.add(m.state.Account)
+		} else {
+			rest = append(rest, m)
+		}
+		if sideRowChanged(m.before, m.state.Account) {
+			sides.add(m.state.Account)
+		}
+	}
+	counters.queue(&b)
+	for _, m := range rest {
+		queueUserdata(&b, m.state.Account)
+	}
+	sides.queue(&b)
+	g.queueReservations(&b)
+	g.queueEntries(&b)
+	for _, m := range g.accounts {
+		if m.pseudonym != "" {
+			queueMove(&b, m.id, m.pseudonym)
+		}
+	}
+	var tag pgconn.CommandTag
+	b.Queue("commit").Exec(func(ct pgconn.CommandTag) error {
+		tag = ct
+		return nil
+	})
+	err := conn.SendBatch(ctx, &b).Close()
+	var pg *pgconn.PgError
+	switch {
+	case err == nil && tag.String() != "COMMIT":
+		return fmt.Errorf("commit answered %s", tag)
+	case err == nil:
+		return nil
+	case errors.As(err, &pg) && pg.Severity != "FATAL" && pg.Severity != "PANIC", pgconn.SafeToRetry(err):
+		return err
+	}
+	return fmt.Errorf("%w: %w", errOutcomeUnknown, err)
+}
+
+// onlyCountersChanged reports whether an account differs from what it was in its two counters at most, as it does
+// after nearly every update.
+func onlyCountersChanged(before, after user.Account) bool {
+	after.TokensRemaining, after.TokensUsed, after.UpdatedAt = before.TokensRemaining, before.TokensUsed, before.UpdatedAt
+	after.TopUps, after.Reserved, after.NextHoldExpiry, after.Adopted = before.TopUps, before.Reserved, before.NextHoldExpiry, before.Adopted
+	return after == before
+}
+
+// sideRowChanged compares instants by their pointers: a rule that keeps one keeps its pointer.
+func sideRowChanged(before, after user.Account) bool {
+	return !before.Adopted || before.TopUps != after.TopUps || before.Reserved != after.Reserved ||
+		before.NextHoldExpiry != after.NextHoldExpiry
+}
+
+type counterColumns struct {
+	ids             []string
+	remaining, used []int64
+	updated         []time.Time
+}
+
+func (c *counterColumns) add(a user.Account) {
+	c.ids = append(c.ids, a.ID)
+	c.remaining, c.used = append(c.remaining, a.TokensRemaining), append(c.used, a.TokensUsed)
+	c.updated = append(c.updated, a.UpdatedAt)
+}
+
+func (c *counterColumns) queue(b *pgx.Batch) {
+	if c.ids != nil {
+		b.Queue(updateCounters, c.ids, c.remaining, c.used, c.updated)
+	}
+}
+
+type sideColumns struct {
+	ids              []string
+	topUps, reserved []int64
+	expiries         []*time.Time
+}
+
+func (c *sideColumns) add(a user.Account) {
+	c.ids = append(c.ids, a.ID)
+	c.topUps, c.reserved = append(c.topUps, a.TopUps), append(c.reserved, a.Reserved)
+	c.expiries = append(c.expiries, a.NextHoldExpiry)
+}
+
+func (c *sideColumns) queue(b *pgx.Batch) {
+	if c.ids != nil {
+		b.Queue(upsertSideRows, c.ids, c.topUps, c.reserved, c.expiries)
+	}
+}
+
+func queueUserdata(b *pgx.Batch, a user.Account) {
+	b.Queue(updateUserdata, a.ID, a.Username, a.Email, a.Tier, a.SubscriptionStatus, a.RenewalDate,
+		a.TokensRemaining, a.TokensUsed, a.LastReset, a.UpdatedAt, a.Active)
+}
+
+func queueMove(b *pgx.Batch, id, pseudonym string) {
+	for _, sql := range copyAccount {
+		b.Queue(sql, id, pseudonym)
+	}
+	for _, sql := range deleteAccount {
+		b.Queue(sql, id)
+	}
+}
+
+func (g *group) queueReservations(b *pgx.Batch) {
+	var ids, reservationIDs, statuses []string
+	var tokens, charged, returned, shortfalls, topUps []int64
+	var carried []bool
+	var created, expires []time.Time
+	var closed []*time.Time
+	var used []*int64
+	for _, m := range g.accounts {
+		for _, r := range m.changed {
+			ids, reservationIDs, statuses = append(ids, m.id), append(reservationIDs, r.ID), append(statuses, string(r.Status))
+			tokens, charged = append(tokens, r.Tokens), append(charged, r.Charged)
+			returned, shortfalls = append(returned, r.Returned), append(shortfalls, r.Shortfall)
+			carried, topUps = append(carried, r.Carried), append(topUps, r.TopUp)
+			created, expires, closed = append(created, r.CreatedAt), append(expires, r.ExpiresAt), append(closed, r.ClosedAt)
+			used = append(used, r.TokensUsed)
+		}
+	}
+	if ids != nil {
+		b.Queue(upsertReservations, ids, reservationIDs, statuses, tokens, charged, returned, shortfalls, carried, topUps,
+			created, expires, closed, used)
+	}
+}
+
+func (g *group) queueEntries(b *pgx.Batch) {
+	var all newEntries
+	for _, m := range g.accounts {
+		all.add(m.id, m.entries...)
+	}
+	all.queue(b)
+}
+
+// newEntries are entries to insert, column by column.
+type newEntries struct {
+	entries                           []*user.Entry
+	ids, kinds                        []string
+	amounts, balances, used, charged  []int64
+	reservations, keys, notes, actors []*string
+	refunded                          []*int64
+	hashes                            [][]byte
+	created                           []time.Time
+}
+
+func (c *newEntries) add(accountID string, entries ...*user.Entry) {
+	for _, e := range entries {
+		c.entries = append(c.entries, e)
+		c.ids, c.kinds = append(c.ids, accountID), append(c.kinds, string(e.Kind))
+		c.amounts, c.balances = append(c.amounts, e.Amount), append(c.balances, e.BalanceAfter)
+		c.used, c.charged = append(c.used, e.UsedAfter), append(c.charged, e.TokensCharged)
+		c.reservations, c.refunded = append(c.reservations, e.ReservationID), append(c.refunded, e.RefundedEntryID)
+		c.keys, c.hashes = append(c.keys, e.IdempotencyKey), append(c.hashes, e.CommandHash)
+		c.notes, c.actors = append(c.notes, jsonText(e.Metadata)), append(c.actors, e.Actor)
+		c.created = append(c.created, e.CreatedAt)
+	}
+}
+
+// queue queues the insert, which gives ids in the order of the rows and returns them in that order.
+func (c *newEntries) queue(b *pgx.Batch) {
+	if c.ids == nil {
+		return
+	}
+	b.Queue(insertEntries, c.ids, c.kinds, c.amounts, c.balances, c.used, c.charged, c.reservations, c.refunded, c.keys,
+		c.hashes, c.notes, c.actors, c.created,
+	).Query(func(rows pgx.Rows) error {
+		given, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+		if err != nil {
+			return err
+		}
+		slices.SortFunc(given, cmp.Compare[int64])
+		for i, id := range given {
+			c.entries[i].ID = id
+		}
+		return nil
+	})
+}
+
+// jsonText is metadata as the column takes it; NULL when there is none.
+func jsonText(m map[string]string) *string {
+	if len(m) == 0 {
+		return nil
+	}
+	text, err := json.Marshal(m)
+	if err != nil {
+		panic(err) // a map of strings always marshals
+	}
+	s := string(text)
+	return &s
+}
