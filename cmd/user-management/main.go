@@ -27,6 +27,8 @@ Commands:
   verify   hold every account against its ledger; exit status 1 when some disagree
              --since TIME  check only ledger entries from this time on (2026-11-24 or 2026-11-24T10:00:00Z)
              --adopt ID    accept the balance of this account, changed by hand, by writing an entry for it
+  apikey new --name NAME --scopes SCOPE,SCOPE
+           make an API key: prints the secret, then the entry for API_KEYS; scopes are read, consume, manage, metrics
   health   ask a service that runs on this machine for its health; exit status 0 when it is healthy
   version  print version and commit
 
@@ -60,6 +62,8 @@ func run(args []string, stdout io.Writer) error {
 		do = health
 	case "verify":
 		do = verify(flags)
+	case "apikey":
+		return newAPIKey(flags, args, stdout)
 	case "version":
 	case "help":
 		args = []string{"--help"}
@@ -92,6 +96,22 @@ func run(args []string, stdout io.Writer) error {
 	// The first signal asks for a stop in good order; with the handler gone a second one ends the process at once.
 	context.AfterFunc(ctx, stop)
 	return do(ctx, cfg, stdout)
+}
+
+// newAPIKey needs no settings.
+func newAPIKey(flags *flag.FlagSet, args []string, stdout io.Writer) error {
+	name := flags.String("name", "", "")
+	scopes := flags.String("scopes", "", "")
+	if len(args) == 0 || args[0] != "new" {
+		return errors.New("want: apikey new --name NAME --scopes read,consume (see --help)")
+	}
+	if err := flags.Parse(args[1:]); err != nil {
+		return fmt.Errorf("apikey new: %w (see --help)", err)
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("apikey new does not take %q (see --help)", flags.Arg(0))
+	}
+	return app.NewAPIKey(*name, *scopes, stdout)
 }
 
 func verify(flags *flag.FlagSet) command {

@@ -40,6 +40,11 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) error {
 	log := telemetry.NewLogger(stdout, cfg.LogLevel, cfg.LogFormat)
 	log.Info("starting", "version", version, "commit", commit, "config", cfg)
 
+	access, stopAccess, err := newAuthenticator(cfg, log)
+	if err != nil {
+		return err
+	}
+	defer stopAccess()
 	store, err := postgres.Open(ctx, databaseOptions(cfg, log))
 	if err != nil {
 		return stopped(ctx, err)
@@ -55,6 +60,7 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) error {
 		Users:                users,
 		Database:             store,
 		Log:                  log,
+		Authenticate:         authenticate(access),
 		Version:              version,
 		CORSOrigins:          cfg.CORSOrigins,
 		CORSAllowCredentials: cfg.CORSAllowCredentials,
@@ -131,6 +137,7 @@ func databaseOptions(cfg config.Config, log *slog.Logger) postgres.Options {
 		ConnectTimeout:       cfg.DBConnectTimeout,
 		AcquireTimeout:       cfg.DBAcquireTimeout,
 		StatementTimeout:     cfg.DBStatementTimeout,
+		WriteBatchMax:        cfg.WriteBatchMax,
 		ImportPublicUserdata: cfg.ImportPublicUserdata,
 		Log:                  log,
 	}

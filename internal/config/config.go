@@ -31,6 +31,22 @@ type Config struct {
 	// always did in this service's .env, but must then not be acted upon.
 	CORSAllowCredentials bool `envconfig:"CORS_ALLOW_CREDENTIALS" default:"true" desc:"let those pages send credentials; never done for the origin *"`
 
+	// APIKeys are the API keys that are let in, with their scopes. Each has three fields; whether these are right is for
+	// whoever uses them to say.
+	APIKeys APIKeys `envconfig:"API_KEYS" example:"postpilot:read+consume:HASH" desc:"API keys, NAME:SCOPE+SCOPE:SHA256 comma separated, as apikey new prints them"`
+	// APIKeysFile is the path of a file that has them instead, and that can change while the service runs.
+	APIKeysFile string `envconfig:"API_KEYS_FILE" example:"/run/secrets/api_keys" desc:"file that has the API keys instead, one a line; read again on SIGHUP"`
+	// AuthRequired makes the start fail when everybody would be let in.
+	AuthRequired bool `envconfig:"AUTH_REQUIRED" default:"false" desc:"refuse to start without API keys and without a Cognito issuer"`
+	// CognitoIssuer is the URL of the Cognito user pool whose users are let in, without a slash at the end.
+	CognitoIssuer IssuerURL `envconfig:"COGNITO_ISSUER" example:"https://idp.example.com/pool" desc:"URL of the Cognito user pool whose users may read their own account"`
+	// CognitoClientIDs are the app clients of the pool whose tokens are accepted; it has some where there is an issuer.
+	CognitoClientIDs List `envconfig:"COGNITO_CLIENT_IDS" example:"1example23456789" desc:"app clients of the pool whose tokens are accepted, comma separated"`
+	// CognitoUserIDClaim is "sub" or "username": what of a token names the account of its user.
+	CognitoUserIDClaim string `envconfig:"COGNITO_USER_ID_CLAIM" default:"sub" validate:"oneof=sub username" desc:"what of a token is the id of the user's account: sub or username"`
+	// CognitoAdminGroups are the groups of the pool whose members may manage all accounts.
+	CognitoAdminGroups List `envconfig:"COGNITO_ADMIN_GROUPS" example:"admins" desc:"groups of the pool whose members may manage all accounts, comma separated"`
+
 	// TierMonthlyTokens are the monthly allowances, in tokens, that replace those of the catalogue, by tier name.
 	TierMonthlyTokens TierTokens `envconfig:"TIER_MONTHLY_TOKENS" example:"basic:5000,creator:20000,agency:100000" desc:"tokens a month by tier, such as basic:5000,creator:20000,agency:100000"`
 	// TokenResetTimezone is the zone whose calendar months are the periods of the allowances.
@@ -57,6 +73,9 @@ type Config struct {
 	DBMaxConns int32 `envconfig:"DB_MAX_CONNS" default:"8" validate:"min=1,max=1000" desc:"most connections in the pool"`
 	// DBMinConns is the number of connections that the pool keeps open, 0 to DBMaxConns.
 	DBMinConns int32 `envconfig:"DB_MIN_CONNS" default:"1" validate:"min=0,max=1000" desc:"connections that the pool keeps open, at most DB_MAX_CONNS"`
+
+	// WriteBatchMax is the most changes of balances that one transaction serves, 1 to 4096; 1 gives each its own.
+	WriteBatchMax int `envconfig:"WRITE_BATCH_MAX" default:"256" validate:"min=1,max=4096" desc:"most changes that one transaction serves; 1 gives each its own"`
 
 	// SweepInterval is the pause between two looks for reservations that ran out, 1s to 1h.
 	SweepInterval time.Duration `envconfig:"SWEEP_INTERVAL" default:"30s" validate:"min=1s,max=1h" desc:"pause between two looks for reservations that ran out"`
@@ -94,7 +113,7 @@ func Usage() string {
 	return b.String()
 }
 
-// String returns all settings on one line as NAME=value pairs, the login of the database left out.
+// String returns all settings on one line as NAME=value pairs, the login of the database and the API keys left out.
 func (c Config) String() string {
 	pairs := make([]string, len(variables))
 	for i, field := range variables {
@@ -103,7 +122,7 @@ func (c Config) String() string {
 	return strings.Join(pairs, " ")
 }
 
-// LogValue makes slog write the settings as a group, the login of the database left out.
+// LogValue makes slog write the settings as a group, the login of the database and the API keys left out.
 func (c Config) LogValue() slog.Value {
 	attrs := make([]slog.Attr, len(variables))
 	for i, field := range variables {

@@ -76,22 +76,23 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Config{
-		DatabaseURL:           url,
-		ServiceHost:           "0.0.0.0",
-		ServicePort:           8001,
-		CORSOrigins:           []string{"*"},
-		CORSAllowCredentials:  true,
-		TokenResetTimezone:    Timezone{time.UTC},
-		LogLevel:              slog.LevelInfo,
-		LogFormat:             "auto",
-		LogRequests:           "all",
-		ImportPublicUserdata:  true,
-		DBConnectTimeout:      30 * time.Second,
-		DBAcquireTimeout:      2 * time.Second,
-		DBStatementTimeout:    5 * time.Second,
-		DBMaxConns:            8,
-		DBMinConns:            1,
-		SweepInterval:         30 * time.Second,
+		DatabaseURL:          url,
+		ServiceHost:          "0.0.0.0",
+		ServicePort:          8001,
+		CORSOrigins:          []string{"*"},
+		CORSAllowCredentials: true,
+		CognitoUserIDClaim:   "sub",
+		TokenResetTimezone:   Timezone{time.UTC},
+		LogLevel:             slog.LevelInfo,
+		LogFormat:            "auto",
+		LogRequests:          "all",
+		ImportPublicUserdata: true,
+		DBConnectTimeout:     30 * time.Second,
+		DBAcquireTimeout:     2 * time.Second,
+		DBStatementTimeout:   5 * time.Second,
+		DBMaxConns:           8,
+		DBMinConns:           1,
+		WriteBatchMax:        256, SweepInterval: 30 * time.Second,
 		RequestTimeout:        10 * time.Second,
 		HTTPReadHeaderTimeout: 5 * time.Second,
 		HTTPReadTimeout:       15 * time.Second,
@@ -159,6 +160,9 @@ func TestAccepted(t *testing.T) {
 			func(c Config) any { return c.TierMonthlyTokens },
 			TierTokens{"basic": 5000, "free": 0, "agency": 2147483647},
 		},
+		{"keys are taken as they are", "API_KEYS", "a:read:0, b:manage+metrics:1", func(c Config) any { return c.APIKeys.Reveal() }, "a:read:0, b:manage+metrics:1"},
+		{"key file", "API_KEYS_FILE", "keys.txt", func(c Config) any { return c.APIKeysFile }, "keys.txt"},
+		{"user by name", "COGNITO_USER_ID_CLAIM", "username", func(c Config) any { return c.CognitoUserIDClaim }, "username"},
 	} {
 		t.Run(tt.outcome, func(t *testing.T) {
 			cfg, err := loadWith(t, map[string]string{tt.variable: tt.value})
@@ -215,6 +219,16 @@ func TestRefused(t *testing.T) {
 		{"colon is missing", "TIER_MONTHLY_TOKENS", "basic=5", `has "basic=5", which lacks the colon between tier and tokens`},
 		{"comma is too many", "TIER_MONTHLY_TOKENS", "basic:5,", "has nothing before or after a comma"},
 		{"every bad pair is named", "TIER_MONTHLY_TOKENS", "basic:x,free:1,gold:1", `has a number of tokens that is not written in digits in "basic:x"; has the tier "gold", which is not one of admin, tester, free, basic, creator, agency`},
+		{"keys have a key without hash", "API_KEYS", "a:read:0,vpum_" + secret, "has as entry 2 something that is not NAME:SCOPE+SCOPE:HASH"},
+		{"keys have a comma too many", "API_KEYS", "a:read:0,", "has as entry 2 something that is not NAME:SCOPE+SCOPE:HASH"},
+		{"keys have four fields", "API_KEYS", "a:read:0:" + secret, "has as entry 1 something that is not NAME:SCOPE+SCOPE:HASH"},
+		{"issuer has no scheme", "COGNITO_ISSUER", "idp.example.com/pool", `is "idp.example.com/pool", which is not a URL that begins with https:// and has no slash at the end`},
+		{"issuer ends in a slash", "COGNITO_ISSUER", "https://idp.example.com/pool/", `is "https://idp.example.com/pool/", which is not a URL that begins with https:// and has no slash at the end`},
+		{"issuer has parameters", "COGNITO_ISSUER", "https://idp.example.com?a=b", `is "https://idp.example.com?a=b", which is not a URL that begins with https:// and has no slash at the end`},
+		{"client is empty", "COGNITO_CLIENT_IDS", "a,,b", "has nothing before or after a comma"},
+		{"group is empty", "COGNITO_ADMIN_GROUPS", "admins, ", "has nothing before or after a comma"},
+		{"claim is unknown", "COGNITO_USER_ID_CLAIM", "email", `is "email", which is not one of sub, username`},
+		{"requirement is a word", "AUTH_REQUIRED", "yes", `is "yes", which is not true or false`},
 		{"long value is cut", "LOG_FORMAT", strings.Repeat("x", 61), `is "` + strings.Repeat("x", 60) + `…", which is not one of auto, json, text`},
 	} {
 		t.Run(tt.outcome, func(t *testing.T) {
@@ -260,6 +274,51 @@ func TestCombinations(t *testing.T) {
 			map[string]string{"CORS_ORIGINS": "https://a.example,https://*.example.com"},
 			`CORS_ORIGINS has the pattern "https://*.example.com", which needs CORS_ALLOW_CREDENTIALS=false: list the origins one by one or set that ` +
 				"(example: CORS_ORIGINS=https://app.example.com,https://admin.example.com)",
+		},
+		{
+			"keys come twice",
+			map[string]string{"API_KEYS": "a:read:0", "API_KEYS_FILE": "keys.txt"},
+			"API_KEYS_FILE is set, and so is API_KEYS: keep one of the two (example: API_KEYS_FILE=/run/secrets/api_keys)",
+		},
+		{
+			"issuer has no client",
+			map[string]string{"COGNITO_ISSUER": "https://idp.example.com/pool"},
+			"COGNITO_CLIENT_IDS is not set, and COGNITO_ISSUER needs it (example: COGNITO_CLIENT_IDS=1example23456789)",
+		},
+		{
+			"client has no issuer",
+			map[string]string{"COGNITO_CLIENT_IDS": "a"},
+			"COGNITO_ISSUER is not set, and COGNITO_CLIENT_IDS and COGNITO_ADMIN_GROUPS need it (example: COGNITO_ISSUER=https://idp.example.com/pool)",
+		},
+		{
+			"administrators have no issuer",
+			map[string]string{"COGNITO_ADMIN_GROUPS": "admins"},
+			"COGNITO_ISSUER is not set, and COGNITO_CLIENT_IDS and COGNITO_ADMIN_GROUPS need it (example: COGNITO_ISSUER=https://idp.example.com/pool)",
+		},
+		{
+			"issuer and clients are accepted",
+			map[string]string{"COGNITO_ISSUER": "http://localhost:9229/pool", "COGNITO_CLIENT_IDS": "a, b", "COGNITO_ADMIN_GROUPS": "admins", "AUTH_REQUIRED": "true"},
+			"",
+		},
+		{
+			"required and open",
+			map[string]string{"AUTH_REQUIRED": "true"},
+			"AUTH_REQUIRED is true, and everybody would be let in: set API_KEYS, API_KEYS_FILE or COGNITO_ISSUER (example: AUTH_REQUIRED=false)",
+		},
+		{
+			"required and locked by what cannot be read",
+			map[string]string{"AUTH_REQUIRED": "true", "API_KEYS": "a"},
+			"API_KEYS has as entry 1 something that is not NAME:SCOPE+SCOPE:HASH (example: API_KEYS=postpilot:read+consume:HASH)",
+		},
+		{
+			"required and locked by keys is accepted",
+			map[string]string{"AUTH_REQUIRED": "true", "API_KEYS": "a:read:0"},
+			"",
+		},
+		{
+			"required and locked by a file is accepted",
+			map[string]string{"AUTH_REQUIRED": "true", "API_KEYS_FILE": "keys.txt"},
+			"",
 		},
 		{
 			"origin pattern without credentials is accepted",
@@ -318,7 +377,16 @@ func TestExamplesAreAccepted(t *testing.T) {
 			continue
 		}
 		t.Run(name(field), func(t *testing.T) {
-			if _, err := loadWith(t, map[string]string{name(field): example}); err != nil {
+			vars := map[string]string{name(field): example}
+			switch name(field) { // which need each other
+			case "COGNITO_ISSUER":
+				vars["COGNITO_CLIENT_IDS"] = "a"
+			case "COGNITO_CLIENT_IDS":
+				vars["COGNITO_ISSUER"] = "https://idp.example.com"
+			case "COGNITO_ADMIN_GROUPS":
+				vars["COGNITO_CLIENT_IDS"], vars["COGNITO_ISSUER"] = "a", "https://idp.example.com"
+			}
+			if _, err := loadWith(t, vars); err != nil {
 				t.Error(err)
 			}
 		})
@@ -360,8 +428,8 @@ func TestUsageAndExampleFileAgreeWithConfig(t *testing.T) {
 	}
 }
 
-func TestPrintedConfigHidesThePassword(t *testing.T) {
-	cfg, err := loadWith(t, map[string]string{"TIER_MONTHLY_TOKENS": "creator:2,basic:1"})
+func TestPrintedConfigHidesPasswordAndKeys(t *testing.T) {
+	cfg, err := loadWith(t, map[string]string{"TIER_MONTHLY_TOKENS": "creator:2,basic:1", "API_KEYS": "a:read:" + secret})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -372,9 +440,9 @@ func TestPrintedConfigHidesThePassword(t *testing.T) {
 		fmt.Fprintf(&log, verb+" "+verb+" "+verb+"\n", cfg, &cfg, struct{ C *Config }{&cfg})
 	}
 	if strings.Contains(log.String(), secret) || strings.Contains(log.String(), fmt.Sprintf("%x", secret)) {
-		t.Errorf("the password is in\n%s", log.String())
+		t.Errorf("the password or a key is in\n%s", log.String())
 	}
-	for _, want := range []string{"DATABASE_URL=postgresql://***@db.example:5432/app SERVICE_HOST=0.0.0.0", "TIER_MONTHLY_TOKENS=basic:1,creator:2 ", `"config":{"DATABASE_URL":"postgresql://***@db.example:5432/app","SERVICE_HOST"`} {
+	for _, want := range []string{"API_KEYS=*** API_KEYS_FILE= ", "DATABASE_URL=postgresql://***@db.example:5432/app SERVICE_HOST=0.0.0.0", "TIER_MONTHLY_TOKENS=basic:1,creator:2 ", `"config":{"DATABASE_URL":"postgresql://***@db.example:5432/app","SERVICE_HOST"`} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("%s is not in\n%s", want, log.String())
 		}

@@ -74,9 +74,9 @@ func Load() (Config, error) {
 	}
 
 	for _, c := range conflicts(cfg) {
-		if reasons[c.field] == "" && reasons[c.other] == "" {
-			reasons[c.field] = c.reason
-			examples[c.field] = c.example
+		if !slices.ContainsFunc(c.fields, func(field string) bool { return reasons[field] != "" }) {
+			reasons[c.fields[0]] = c.reason
+			examples[c.fields[0]] = c.example
 		}
 	}
 
@@ -133,9 +133,9 @@ func isInteger(t reflect.Type) bool {
 	return t == reflect.TypeFor[int]() || t == reflect.TypeFor[int32]()
 }
 
-// conflict is a pair of settings that are sound each by itself and cannot be had together.
+// conflict is a group of settings that are sound each by itself and cannot be had together.
 type conflict struct {
-	field, other    string // names of the fields; the problem is reported for the first
+	fields          []string // names of the fields; the problem is reported for the first
 	reason, example string
 }
 
@@ -144,7 +144,7 @@ func conflicts(cfg Config) []conflict {
 	var found []conflict
 	if cfg.DBMinConns > cfg.DBMaxConns {
 		found = append(found, conflict{
-			field: "DBMinConns", other: "DBMaxConns",
+			fields:  []string{"DBMinConns", "DBMaxConns"},
 			reason:  fmt.Sprintf("is %d, more than DB_MAX_CONNS, which is %d", cfg.DBMinConns, cfg.DBMaxConns),
 			example: fmt.Sprint(cfg.DBMaxConns),
 		})
@@ -152,7 +152,7 @@ func conflicts(cfg Config) []conflict {
 	// The connection would be cut before the answer that the deadline has passed could be written.
 	if cfg.RequestTimeout >= cfg.HTTPWriteTimeout {
 		found = append(found, conflict{
-			field: "RequestTimeout", other: "HTTPWriteTimeout",
+			fields:  []string{"RequestTimeout", "HTTPWriteTimeout"},
 			reason:  fmt.Sprintf("is %v, not shorter than HTTP_WRITE_TIMEOUT, which is %v", cfg.RequestTimeout, cfg.HTTPWriteTimeout),
 			example: fmt.Sprint(cfg.HTTPWriteTimeout / 2),
 		})
@@ -160,8 +160,33 @@ func conflicts(cfg Config) []conflict {
 	// With credentials, the pages of whoever gets hold of one host that matches could act for the user.
 	if pattern := cfg.CORSOrigins.pattern(); pattern != "" && cfg.CORSAllowCredentials {
 		found = append(found, conflict{
-			field: "CORSOrigins", other: "CORSAllowCredentials",
+			fields: []string{"CORSOrigins", "CORSAllowCredentials"},
 			reason: fmt.Sprintf("has the pattern %s, which needs CORS_ALLOW_CREDENTIALS=false: list the origins one by one or set that", quote(pattern)),
+		})
+	}
+	if cfg.APIKeysFile != "" && cfg.APIKeys.Reveal() != "" {
+		found = append(found, conflict{
+			fields: []string{"APIKeysFile", "APIKeys"},
+			reason: "is set, and so is API_KEYS: keep one of the two",
+		})
+	}
+	if cfg.CognitoIssuer != "" && len(cfg.CognitoClientIDs) == 0 {
+		found = append(found, conflict{
+			fields: []string{"CognitoClientIDs", "CognitoIssuer"},
+			reason: "is not set, and COGNITO_ISSUER needs it",
+		})
+	}
+	// Whoever sets these wants the service locked, and it would be open.
+	if cfg.CognitoIssuer == "" && len(cfg.CognitoClientIDs)+len(cfg.CognitoAdminGroups) > 0 {
+		found = append(found, conflict{
+			fields: []string{"CognitoIssuer", "CognitoClientIDs", "CognitoAdminGroups"},
+			reason: "is not set, and COGNITO_CLIENT_IDS and COGNITO_ADMIN_GROUPS need it",
+		})
+	}
+	if cfg.AuthRequired && cfg.APIKeys.Reveal() == "" && cfg.APIKeysFile == "" && cfg.CognitoIssuer == "" {
+		found = append(found, conflict{
+			fields: []string{"AuthRequired", "APIKeys", "APIKeysFile", "CognitoIssuer"},
+			reason: "is true, and everybody would be let in: set API_KEYS, API_KEYS_FILE or COGNITO_ISSUER",
 		})
 	}
 	return found

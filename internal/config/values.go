@@ -3,6 +3,8 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"maps"
 	"math"
 	"regexp"
@@ -114,6 +116,82 @@ func (o Origins) pattern() string {
 	}
 	return ""
 }
+
+// List is a list of words.
+type List []string
+
+// Decode reads words that are separated by commas.
+func (l *List) Decode(value string) error {
+	var list List
+	for word := range strings.SplitSeq(value, ",") {
+		word = strings.TrimSpace(word)
+		if word == "" {
+			return errors.New("has nothing before or after a comma")
+		}
+		list = append(list, word)
+	}
+	*l = list
+	return nil
+}
+
+// String returns the list as Decode reads it.
+func (l List) String() string { return strings.Join(l, ",") }
+
+// IssuerURL is the URL of a token issuer.
+type IssuerURL string
+
+// As in the claim iss: no login, no parameters, no slash at the end.
+var issuerShape = regexp.MustCompile(`^https?://[^/?#@\s]+(/[^/?#@\s]+)*$`)
+
+// Decode reads a URL that tokens can have as their issuer.
+func (u *IssuerURL) Decode(value string) error {
+	if !issuerShape.MatchString(value) {
+		return fmt.Errorf("is %s, which is not a URL that begins with https:// and has no slash at the end", quote(value))
+	}
+	*u = IssuerURL(value)
+	return nil
+}
+
+// APIKeys are API keys, of which the hashes are known. However they are printed, logged or encoded, it only appears
+// whether there are some; Reveal returns them.
+type APIKeys struct{ secret string }
+
+// Decode reads NAME:SCOPES:HASH entries that are separated by commas. It looks no further into them. The error quotes none:
+// a key may have been written in the place of its hash.
+func (k *APIKeys) Decode(value string) error {
+	for i, entry := range strings.Split(value, ",") {
+		if strings.Count(entry, ":") != 2 {
+			return fmt.Errorf("has as entry %d something that is not NAME:SCOPE+SCOPE:HASH", i+1)
+		}
+	}
+	k.secret = value
+	return nil
+}
+
+// Reveal returns the entries as they were written.
+func (k APIKeys) Reveal() string { return k.secret }
+
+// String returns "***", or nothing where there are no keys.
+func (k APIKeys) String() string {
+	if k.secret == "" {
+		return ""
+	}
+	return "***"
+}
+
+// GoString returns the same as String.
+func (k APIKeys) GoString() string { return k.String() }
+
+// Format writes the same as String for every verb: left to itself, fmt prints the fields for a verb such as %d.
+func (k APIKeys) Format(w fmt.State, _ rune) {
+	_, _ = io.WriteString(w, k.String()) // a fmt.State cannot fail, and there is nobody to tell
+}
+
+// LogValue returns the same as String, for slog.
+func (k APIKeys) LogValue() slog.Value { return slog.StringValue(k.String()) }
+
+// MarshalText returns the same as String, for encoding/json and others.
+func (k APIKeys) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
 // Timezone is a time zone of the IANA database. The zero value is UTC.
 type Timezone struct{ location *time.Location }

@@ -20,6 +20,8 @@ const (
 type Caller interface {
 	// Actor is the name that the ledger and the log keep; empty when it is not known.
 	Actor() string
+	// Key tells callers apart, for the rate limit; empty when they cannot be.
+	Key() string
 	// Can reports whether the caller has the scope.
 	Can(scope Scope) bool
 	// Owns reports whether the account is the caller's own.
@@ -30,6 +32,7 @@ type Caller interface {
 type anyone struct{}
 
 func (anyone) Actor() string    { return "" }
+func (anyone) Key() string      { return "" }
 func (anyone) Can(Scope) bool   { return true }
 func (anyone) Owns(string) bool { return false }
 

@@ -16,13 +16,20 @@ func (a *API) root(w http.ResponseWriter, _ *http.Request) error {
 		"endpoints": map[string]string{
 			"health":         "GET /health",
 			"tiers":          "GET /tiers",
+			"users":          "GET /users",
 			"create_user":    "POST /user",
 			"get_user":       "GET /user/{cognito_user_id}",
+			"change_user":    "PATCH /user/{cognito_user_id}",
+			"delete_user":    "DELETE /user/{cognito_user_id}",
 			"user_status":    "GET /user/{cognito_user_id}/status",
 			"change_tier":    "PUT /user/{cognito_user_id}/tier",
 			"consume_tokens": "POST /user/{cognito_user_id}/consume-tokens",
 			"add_tokens":     "POST /user/{cognito_user_id}/add-tokens",
+			"reservations":   "POST /user/{cognito_user_id}/reservations",
+			"refunds":        "POST /user/{cognito_user_id}/refunds",
 			"ledger":         "GET /user/{cognito_user_id}/ledger",
+			"usage":          "GET /user/{cognito_user_id}/usage",
+			"documentation":  "GET /docs",
 		},
 	})
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 )
 
-// routes is every path that the service answers.
+// routes is every path that the service answers. Each group says what its callers need.
 func (a *API) routes() http.Handler {
 	r := chi.NewRouter()
 	r.Use(withRequestID, a.logRequest, a.recoverPanic, routeEscapedPath, middleware.GetHead, noStore, a.deadline)
@@ -17,15 +17,37 @@ func (a *API) routes() http.Handler {
 	r.Get("/", a.handle(a.root))
 	r.Get("/health", a.handle(a.health))
 	r.Get("/livez", a.handle(a.livez))
-	r.Get("/tiers", a.handle(a.tiers))
 
-	r.Post("/user", a.handle(a.createUser))
-	r.Get("/user/{cognito_user_id}", a.handle(a.getUser))
-	r.Get("/user/{cognito_user_id}/status", a.handle(a.userStatus))
-	r.Put("/user/{cognito_user_id}/tier", a.handle(a.changeTier))
-	r.Post("/user/{cognito_user_id}/consume-tokens", a.handle(a.consumeTokens))
-	r.Post("/user/{cognito_user_id}/add-tokens", a.handle(a.addTokens))
-	r.Get("/user/{cognito_user_id}/ledger", a.handle(a.ledger))
+	r.Group(func(r chi.Router) {
+		r.Use(a.requireOrOwn(Read))
+		r.Get("/user/{cognito_user_id}", a.handle(a.getUser))
+		r.Get("/user/{cognito_user_id}/status", a.handle(a.userStatus))
+		r.Get("/user/{cognito_user_id}/ledger", a.handle(a.ledger))
+		r.Get("/user/{cognito_user_id}/usage", a.handle(a.usage))
+	})
+	r.Group(func(r chi.Router) {
+		r.Use(a.require(Read))
+		r.Get("/tiers", a.handle(a.tiers))
+		r.Get("/user/{cognito_user_id}/reservations", a.handle(a.openReservations))
+		r.Get("/user/{cognito_user_id}/reservations/{reservation_id}", a.handle(a.getReservation))
+	})
+	r.Group(func(r chi.Router) {
+		r.Use(a.require(Consume))
+		r.Post("/user/{cognito_user_id}/consume-tokens", a.handle(a.consumeTokens))
+		r.Post("/user/{cognito_user_id}/reservations", a.handle(a.reserve))
+		r.Post("/user/{cognito_user_id}/reservations/{reservation_id}/settle", a.handle(a.settle))
+		r.Post("/user/{cognito_user_id}/reservations/{reservation_id}/release", a.handle(a.release))
+		r.Post("/user/{cognito_user_id}/refunds", a.handle(a.refund))
+	})
+	r.Group(func(r chi.Router) {
+		r.Use(a.require(Manage))
+		r.Get("/users", a.handle(a.listUsers))
+		r.Post("/user", a.handle(a.createUser))
+		r.Patch("/user/{cognito_user_id}", a.handle(a.patchUser))
+		r.Delete("/user/{cognito_user_id}", a.handle(a.deleteUser))
+		r.Put("/user/{cognito_user_id}/tier", a.handle(a.changeTier))
+		r.Post("/user/{cognito_user_id}/add-tokens", a.handle(a.addTokens))
+	})
 
 	docs := newDocs(a.Version)
 	r.Get("/docs", a.handle(docs.page.serve))

@@ -1,0 +1,171 @@
+package telemetry
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/viralpilot/user-management/internal/user"
+)
+
+// Metrics are the service's Prometheus metrics, in a registry of their own. No label names a user: their values are
+// route patterns, codes and kinds, of which there are few.
+type Metrics struct {
+	registry *prometheus.Registry
+
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+	inFlight prometheus.Gauge
+
+	consumed, toppedUp, reserved, refunded prometheus.Counter
+	resets                                 prometheus.Counter
+	refused                                *prometheus.CounterVec
+
+	groupSize    prometheus.Histogram
+	groupWait    prometheus.Histogram
+	groupRetries prometheus.Counter
+}
+
+// NewMetrics returns metrics that all stand at zero, for this version and commit.
+func NewMetrics(version, commit string) *Metrics {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	make := promauto.With(registry)
+	make.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "user_management_build_info", Help: "Version and commit of the running binary; always 1.",
+	}, []string{"version", "commit"}).WithLabelValues(version, commit).Set(1)
+	// From a lone update to a full second: what is beyond is an outage.
+	seconds := []float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5}
+	return &Metrics{
+		registry: registry,
+		requests: make.NewCounterVec(prometheus.CounterOpts{
+			Name: "http_requests_total", Help: "Requests answered, by method, route pattern and status.",
+		}, []string{"method", "route", "status"}),
+		duration: make.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "http_request_duration_seconds", Help: "Time to answer a request, by method and route pattern.", Buckets: seconds,
+		}, []string{"method", "route"}),
+		inFlight: make.NewGauge(prometheus.GaugeOpts{
+			Name: "http_requests_in_flight", Help: "Requests that are being answered.",
+		}),
+		consumed: make.NewCounter(prometheus.CounterOpts{
+			Name: "user_management_tokens_consumed_total", Help: "Tokens charged by consume and settle.",
+		}),
+		toppedUp: make.NewCounter(prometheus.CounterOpts{
+			Name: "user_management_tokens_topped_up_total", Help: "Tokens added as top-ups.",
+		}),
+		reserved: make.NewCounter(prometheus.CounterOpts{
+			Name: "user_management_tokens_reserved_total", Help: "Tokens set aside by reservations.",
+		}),
+		refunded: make.NewCounter(prometheus.CounterOpts{
+			Name: "user_management_tokens_refunded_total", Help: "Tokens given back by refunds.",
+		}),
+		resets: make.NewCounter(prometheus.CounterOpts{
+			Name: "user_management_monthly_resets_total", Help: "Monthly resets of accounts.",
+		}),
+		refused: make.NewCounterVec(prometheus.CounterOpts{
+			Name: "user_management_refusals_total", Help: "Commands refused, by code.",
+		}, []string{"code"}),
+		groupSize: make.NewHistogram(prometheus.HistogramOpts{
+			Name: "user_management_commit_group_size", Help: "Updates that one transaction served.",
+			Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024},
+		}),
+		groupWait: make.NewHistogram(prometheus.HistogramOpts{
+			Name: "user_management_commit_group_wait_seconds", Help: "Time that the first update of a group waited to be taken.", Buckets: seconds,
+		}),
+		groupRetries: make.NewCounter(prometheus.CounterOpts{
+			Name: "user_management_commit_group_retries_total", Help: "Transactions that were tried again, after a deadlock or split in halves.",
+		}),
+	}
+}
+
+// Handler serves the metrics.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{Registry: m.registry})
+}
+
+// Begin counts a request as in flight until the returned function is called.
+func (m *Metrics) Begin() (end func()) {
+	m.inFlight.Inc()
+	return m.inFlight.Dec
+}
+
+// Request counts an answered request. The route is its pattern; requests that match none share one label.
+func (m *Metrics) Request(method, route string, status int, took time.Duration) {
+	if route == "" {
+		method, route = "other", "none" // both may be anything that a stranger sends
+	}
+	m.requests.WithLabelValues(method, route, strconv.Itoa(status)).Inc()
+	m.duration.WithLabelValues(method, route).Observe(took.Seconds())
+}
+
+// Entry implements user.Observer.
+func (m *Metrics) Entry(e user.Entry) {
+	m.consumed.Add(float64(e.TokensCharged))
+	switch e.Kind {
+	case user.KindTopUp:
+		m.toppedUp.Add(float64(e.Amount))
+	case user.KindReserve:
+		m.reserved.Add(float64(-e.Amount))
+	case user.KindRefund:
+		m.refunded.Add(float64(e.Amount))
+	case user.KindMonthlyReset:
+		m.resets.Inc()
+	}
+}
+
+// Refusal implements user.Observer.
+func (m *Metrics) Refusal(code user.Code) { m.refused.WithLabelValues(string(code)).Inc() }
+
+// Group counts a transaction that served size updates, the first of which had waited.
+func (m *Metrics) Group(size int, wait time.Duration) {
+	m.groupSize.Observe(float64(size))
+	m.groupWait.Observe(wait.Seconds())
+}
+
+// Retry counts a transaction that was tried again.
+func (m *Metrics) Retry() { m.groupRetries.Inc() }
+
+// PoolStats are the figures of a connection pool.
+type PoolStats struct {
+	// Acquired, Idle and Max are connections.
+	Acquired, Idle, Max int32
+	// Waits and WaitTime are acquisitions that had to wait, and how long all of them took, since the start.
+	Waits    int64
+	WaitTime time.Duration
+}
+
+// Pool adds the figures of the database pool, which stats reads whenever the metrics are.
+func (m *Metrics) Pool(stats func() PoolStats) {
+	m.registry.MustRegister(pool{stats})
+}
+
+type pool struct{ stats func() PoolStats }
+
+var (
+	poolConns = prometheus.NewDesc("user_management_db_pool_connections", "Connections of the database pool, by state.", []string{"state"}, nil)
+	poolMax   = prometheus.NewDesc("user_management_db_pool_max_connections", "Most connections that the database pool may have.", nil, nil)
+	poolWaits = prometheus.NewDesc("user_management_db_pool_waits_total", "Times that a connection had to be waited for.", nil, nil)
+	poolWait  = prometheus.NewDesc("user_management_db_pool_wait_seconds_total", "Time spent waiting for connections.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (pool) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{poolConns, poolMax, poolWaits, poolWait} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (p pool) Collect(ch chan<- prometheus.Metric) {
+	s := p.stats()
+	ch <- prometheus.MustNewConstMetric(poolConns, prometheus.GaugeValue, float64(s.Acquired), "acquired")
+	ch <- prometheus.MustNewConstMetric(poolConns, prometheus.GaugeValue, float64(s.Idle), "idle")
+	ch <- prometheus.MustNewConstMetric(poolMax, prometheus.GaugeValue, float64(s.Max))
+	ch <- prometheus.MustNewConstMetric(poolWaits, prometheus.CounterValue, float64(s.Waits))
+	ch <- prometheus.MustNewConstMetric(poolWait, prometheus.CounterValue, s.WaitTime.Seconds())
+}
