@@ -45,16 +45,27 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) error {
 		return err
 	}
 	defer stopAccess()
-	store, err := postgres.Open(ctx, databaseOptions(cfg, log))
+	metrics := telemetry.NewMetrics(version, commit)
+	database := databaseOptions(cfg, log)
+	database.Observer = metrics
+	store, err := postgres.Open(ctx, database)
 	if err != nil {
 		return stopped(ctx, err)
 	}
 	defer store.Close()
+	metrics.Pool(func() telemetry.PoolStats {
+		s := store.Stat()
+		return telemetry.PoolStats{
+			Acquired: s.AcquiredConns(), Idle: s.IdleConns(), Max: s.MaxConns(),
+			Waits: s.EmptyAcquireCount(), WaitTime: s.EmptyAcquireWaitTime(),
+		}
+	})
 
 	users, err := newService(cfg, store)
 	if err != nil {
 		return err
 	}
+	users.Observer = metrics
 	defer sweeping(ctx, users, cfg.SweepInterval, log)()
 	api := httpapi.New(httpapi.Options{
 		Users:                users,
@@ -65,6 +76,11 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) error {
 		CORSOrigins:          cfg.CORSOrigins,
 		CORSAllowCredentials: cfg.CORSAllowCredentials,
 		LogRequests:          httpapi.LogRequests(cfg.LogRequests),
+		Observer:             metrics,
+		MetricsHandler:       metrics.Handler(),
+		RateLimitPerMinute:   cfg.RateLimitPerMinute,
+		TrustedProxies:       cfg.TrustedProxies,
+		MaxInFlight:          cfg.MaxInFlight,
 		RequestTimeout:       cfg.RequestTimeout,
 	})
 	return serve(ctx, cfg, log, api)

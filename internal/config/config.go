@@ -74,6 +74,13 @@ type Config struct {
 	// DBMinConns is the number of connections that the pool keeps open, 0 to DBMaxConns.
 	DBMinConns int32 `envconfig:"DB_MIN_CONNS" default:"1" validate:"min=0,max=1000" desc:"connections that the pool keeps open, at most DB_MAX_CONNS"`
 
+	// RateLimitPerMinute is the most requests of one caller in a minute, 0 to 1000000; 0 is no limit.
+	RateLimitPerMinute int `envconfig:"RATE_LIMIT_PER_MINUTE" default:"0" validate:"min=0,max=1000000" desc:"most requests of one caller (of one address while the service is open) in a minute; 0 is no limit"`
+	// TrustedProxies are the networks of proxies whose X-Forwarded-For is believed.
+	TrustedProxies Prefixes `envconfig:"TRUSTED_PROXIES" example:"10.0.0.0/8,127.0.0.1/32" desc:"networks (CIDR) of proxies whose X-Forwarded-For is believed, comma separated"`
+	// MaxInFlight is the most requests that are answered at once, 1 to 100000; more are refused as overloaded.
+	MaxInFlight int `envconfig:"MAX_IN_FLIGHT" default:"1024" validate:"min=1,max=100000" desc:"most requests at once; more are refused as overloaded"`
+
 	// WriteBatchMax is the most changes of balances that one transaction serves, 1 to 4096; 1 gives each its own.
 	WriteBatchMax int `envconfig:"WRITE_BATCH_MAX" default:"256" validate:"min=1,max=4096" desc:"most changes that one transaction serves; 1 gives each its own"`
 

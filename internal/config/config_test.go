@@ -92,6 +92,7 @@ func TestDefaults(t *testing.T) {
 		DBStatementTimeout:   5 * time.Second,
 		DBMaxConns:           8,
 		DBMinConns:           1,
+		MaxInFlight:          1024,
 		WriteBatchMax:        256, SweepInterval: 30 * time.Second,
 		RequestTimeout:        10 * time.Second,
 		HTTPReadHeaderTimeout: 5 * time.Second,

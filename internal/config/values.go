@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"math"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -136,6 +137,26 @@ func (l *List) Decode(value string) error {
 
 // String returns the list as Decode reads it.
 func (l List) String() string { return strings.Join(l, ",") }
+
+// Prefixes are networks in CIDR notation.
+type Prefixes []string
+
+// Decode reads networks that are separated by commas.
+func (p *Prefixes) Decode(value string) error {
+	var list Prefixes
+	for word := range strings.SplitSeq(value, ",") {
+		prefix, err := netip.ParsePrefix(strings.TrimSpace(word))
+		if err != nil {
+			return fmt.Errorf("has %s, which is not a network such as 10.0.0.0/8", quote(word))
+		}
+		list = append(list, prefix.String())
+	}
+	*p = list
+	return nil
+}
+
+// String returns the networks as Decode reads them.
+func (p Prefixes) String() string { return strings.Join(p, ",") }
 
 // IssuerURL is the URL of a token issuer.
 type IssuerURL string

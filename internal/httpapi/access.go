@@ -3,6 +3,13 @@ package httpapi
 import (
 	"context"
 	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-chi/chi/v5/middleware"
+	"github.com/go-chi/httprate"
+
+	"github.com/viralpilot/user-management/internal/user"
 )
 
 // Scope names what a group of routes needs; see routes.go for who needs which.
@@ -65,6 +72,46 @@ func (a *API) allow(allowed func(*http.Request, Caller) bool) func(http.Handler)
 			about(r.Context()).caller = caller
 			if !allowed(r, caller) {
 				return errForbidden
+			}
+			next.ServeHTTP(w, r)
+			return nil
+		})
+	}
+}
+
+// clientIP finds the address that a request came from. X-Forwarded-For is believed as far as trusted proxies wrote it.
+func (a *API) clientIP() func(http.Handler) http.Handler {
+	if len(a.TrustedProxies) == 0 {
+		return middleware.ClientIPFromRemoteAddr
+	}
+	return middleware.ClientIPFromXFF(a.TrustedProxies...)
+}
+
+// limitRate lets each caller make so many requests a minute; where callers are not known, each address.
+func (a *API) limitRate() func(http.Handler) http.Handler {
+	if a.RateLimitPerMinute == 0 {
+		return func(next http.Handler) http.Handler { return next }
+	}
+	return httprate.LimitBy(a.RateLimitPerMinute, time.Minute,
+		func(r *http.Request) (string, error) {
+			if key := callerOf(r).Key(); key != "" {
+				return key, nil
+			}
+			return httprate.CanonicalizeIP(middleware.GetClientIP(r.Context())), nil
+		},
+		httprate.WithResponseHeaders(httprate.ResponseHeaders{RetryAfter: "Retry-After"}),
+		httprate.WithLimitHandler(a.handle(func(http.ResponseWriter, *http.Request) error { return errRateLimited })),
+	)
+}
+
+// limitInFlight refuses requests over MaxInFlight at once: they would only wait, and hold up others.
+func (a *API) limitInFlight() func(http.Handler) http.Handler {
+	var inFlight atomic.Int64
+	return func(next http.Handler) http.Handler {
+		return a.handle(func(w http.ResponseWriter, r *http.Request) error {
+			defer inFlight.Add(-1)
+			if most := int64(a.MaxInFlight); inFlight.Add(1) > most && most > 0 {
+				return user.ErrOverloaded
 			}
 			next.ServeHTTP(w, r)
 			return nil

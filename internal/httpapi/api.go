@@ -32,6 +32,14 @@ type Database interface {
 	Ping(ctx context.Context) error
 }
 
+// Observer counts requests.
+type Observer interface {
+	// Begin is called when a request comes, and what it returns when it has been answered.
+	Begin() (end func())
+	// Request is called with the pattern of the route, empty when none matched.
+	Request(method, route string, status int, took time.Duration)
+}
+
 // Options are what an API is made of.
 type Options struct {
 	Users    *user.Service
@@ -46,6 +54,15 @@ type Options struct {
 	CORSOrigins          []string
 	CORSAllowCredentials bool
 	LogRequests          LogRequests
+	// Observer is told of each request; nil for none. MetricsHandler serves /metrics; nil where that is elsewhere.
+	Observer       Observer
+	MetricsHandler http.Handler
+	// RateLimitPerMinute is the most requests of one caller in a minute; 0 means no limit.
+	RateLimitPerMinute int
+	// TrustedProxies are the prefixes (CIDR) of proxies that are believed when they say whom a request came from.
+	TrustedProxies []string
+	// MaxInFlight is the most requests at once, /health and /livez aside; 0 means no limit.
+	MaxInFlight int
 	// RequestTimeout bounds the work on one request.
 	RequestTimeout time.Duration
 }

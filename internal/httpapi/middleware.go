@@ -30,27 +30,32 @@ func withRequestID(next http.Handler) http.Handler {
 	})
 }
 
-// logRequest writes a line a request. It names the route's pattern and never the path, which has the user's id.
-func (a *API) logRequest(next http.Handler) http.Handler {
-	if a.LogRequests == LogNone {
-		return next
-	}
+// observe counts and logs a request once it has been answered. It names the route's pattern and never the path, which
+// has the user's id.
+func (a *API) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
+		if a.Observer != nil {
+			defer a.Observer.Begin()()
+		}
 		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
 		next.ServeHTTP(ww, r)
 		status := ww.Status()
 		if status == 0 { // the handler wrote nothing: net/http says 200
 			status = http.StatusOK
 		}
-		if a.LogRequests == LogErrors && status < http.StatusBadRequest {
+		route, took := chi.RouteContext(r.Context()).RoutePattern(), time.Since(start)
+		if a.Observer != nil {
+			a.Observer.Request(r.Method, route, status, took)
+		}
+		if a.LogRequests == LogNone || a.LogRequests == LogErrors && status < http.StatusBadRequest {
 			return
 		}
 		a.Log.LogAttrs(r.Context(), slog.LevelInfo, "request",
 			slog.String("method", r.Method),
-			slog.String("route", chi.RouteContext(r.Context()).RoutePattern()),
+			slog.String("route", route),
 			slog.Int("status", status),
-			slog.Duration("duration", time.Since(start)),
+			slog.Duration("duration", took),
 			slog.Int("bytes", ww.BytesWritten()),
 			slog.String("request_id", requestID(r.Context())),
 			slog.String("caller", actor(r)),
@@ -86,9 +91,15 @@ func routeEscapedPath(next http.Handler) http.Handler {
 	})
 }
 
-func noStore(next http.Handler) http.Handler {
+// secure sets what every answer should have unless its handler knows better: nothing is stored, and a browser takes it
+// for nothing but data.
+func secure(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Cache-Control", "no-store")
+		h := w.Header()
+		h.Set("Cache-Control", "no-store")
+		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("X-Content-Type-Options", "nosniff")
 		next.ServeHTTP(w, r)
 	})
 }

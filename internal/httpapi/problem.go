@@ -18,6 +18,7 @@ var (
 	errUnsupportedMedia = &user.Error{Code: "unsupported_media_type", Detail: "The body must be sent as application/json."}
 	errUnauthenticated  = &user.Error{Code: "unauthenticated", Detail: "An API key or a token is required."}
 	errForbidden        = &user.Error{Code: "forbidden", Detail: "The caller may not do this."}
+	errRateLimited      = &user.Error{Code: "rate_limited", Detail: "Too many requests; Retry-After says when to try again."}
 	errInternal         = &user.Error{Code: "internal", Detail: "Something went wrong on our side."}
 )
 
@@ -62,6 +63,7 @@ var kinds = map[user.Code]struct {
 	errUnsupportedMedia.Code:      {http.StatusUnsupportedMediaType, "Unsupported media type"},
 	user.CodeValidation:           {http.StatusUnprocessableEntity, "Validation failed"},
 	user.CodeKeyReused:            {http.StatusUnprocessableEntity, "Idempotency key reused"},
+	errRateLimited.Code:           {http.StatusTooManyRequests, "Rate limited"},
 	errInternal.Code:              {http.StatusInternalServerError, "Internal error"},
 	user.CodeOverloaded:           {http.StatusServiceUnavailable, "Overloaded"},
 	user.CodeDatabaseUnavailable:  {http.StatusServiceUnavailable, "Database unavailable"},

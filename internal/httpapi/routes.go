@@ -10,7 +10,7 @@ import (
 // routes is every path that the service answers. Each group says what its callers need.
 func (a *API) routes() http.Handler {
 	r := chi.NewRouter()
-	r.Use(withRequestID, a.logRequest, a.recoverPanic, routeEscapedPath, middleware.GetHead, noStore, a.deadline)
+	r.Use(withRequestID, a.observe, a.recoverPanic, routeEscapedPath, middleware.GetHead, secure, a.clientIP(), a.deadline)
 	r.NotFound(a.handle(func(http.ResponseWriter, *http.Request) error { return errNotFound }))
 	r.MethodNotAllowed(a.handle(a.otherMethod(r)))
 
@@ -18,21 +18,26 @@ func (a *API) routes() http.Handler {
 	r.Get("/health", a.handle(a.health))
 	r.Get("/livez", a.handle(a.livez))
 
+	if a.MetricsHandler != nil {
+		r.With(a.require(Metrics)).Get("/metrics", a.MetricsHandler.ServeHTTP)
+	}
+
+	bounded, limited := a.limitInFlight(), a.limitRate()
 	r.Group(func(r chi.Router) {
-		r.Use(a.requireOrOwn(Read))
+		r.Use(bounded, a.requireOrOwn(Read), limited)
 		r.Get("/user/{cognito_user_id}", a.handle(a.getUser))
 		r.Get("/user/{cognito_user_id}/status", a.handle(a.userStatus))
 		r.Get("/user/{cognito_user_id}/ledger", a.handle(a.ledger))
 		r.Get("/user/{cognito_user_id}/usage", a.handle(a.usage))
 	})
 	r.Group(func(r chi.Router) {
-		r.Use(a.require(Read))
+		r.Use(bounded, a.require(Read), limited)
 		r.Get("/tiers", a.handle(a.tiers))
 		r.Get("/user/{cognito_user_id}/reservations", a.handle(a.openReservations))
 		r.Get("/user/{cognito_user_id}/reservations/{reservation_id}", a.handle(a.getReservation))
 	})
 	r.Group(func(r chi.Router) {
-		r.Use(a.require(Consume))
+		r.Use(bounded, a.require(Consume), limited)
 		r.Post("/user/{cognito_user_id}/consume-tokens", a.handle(a.consumeTokens))
 		r.Post("/user/{cognito_user_id}/reservations", a.handle(a.reserve))
 		r.Post("/user/{cognito_user_id}/reservations/{reservation_id}/settle", a.handle(a.settle))
@@ -40,7 +45,7 @@ func (a *API) routes() http.Handler {
 		r.Post("/user/{cognito_user_id}/refunds", a.handle(a.refund))
 	})
 	r.Group(func(r chi.Router) {
-		r.Use(a.require(Manage))
+		r.Use(bounded, a.require(Manage), limited)
 		r.Get("/users", a.handle(a.listUsers))
 		r.Post("/user", a.handle(a.createUser))
 		r.Patch("/user/{cognito_user_id}", a.handle(a.patchUser))

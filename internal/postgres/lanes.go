@@ -28,7 +28,9 @@ const (
 type update struct {
 	ref   user.Ref
 	apply func(user.State) (user.Change, error)
-	state atomic.Int32
+	// queued is when it began to wait.
+	queued time.Time
+	state  atomic.Int32
 	// change and err are the outcome once done is closed.
 	change user.Change
 	err    error
@@ -142,6 +144,7 @@ var errOutcomeUnknown = errors.New("the connection was lost during the commit")
 // update that is to blame stands alone, so that it fails none of the others: for each such one at most two
 // transactions per halving more.
 func (s *Store) serveBatch(batch []*update) {
+	s.observer.Group(len(batch), time.Since(batch[0].queued))
 	s.serveAgain(batch, true)
 }
 
@@ -166,6 +169,7 @@ func (s *Store) serveAgain(batch []*update, repeat bool) {
 			s.serveAgain(again, false)
 		}
 	case len(batch) > 1 && (!errors.As(err, &known) || lockTimeout(err)):
+		s.observer.Retry()
 		s.serveAgain(batch[:len(batch)/2], repeat)
 		s.serveAgain(batch[len(batch)/2:], repeat)
 	default:

@@ -35,6 +35,16 @@ type Options struct {
 	// ImportPublicUserdata copies the rows of the earlier service when viralpilot.userdata is made.
 	ImportPublicUserdata bool
 	Log                  *slog.Logger
+	// Observer is told of each group of updates; nil for none.
+	Observer Observer
+}
+
+// Observer counts the transactions that serve updates. It may be called by many goroutines at once.
+type Observer interface {
+	// Group is called with the size of a group and how long its first update waited to be taken.
+	Group(size int, wait time.Duration)
+	// Retry is called when a transaction is tried again or a group is split.
+	Retry()
 }
 
 // open makes the pool; it connects to nothing yet.

@@ -23,7 +23,14 @@ type Store struct {
 	// workTimeout bounds what is done on a connection once it has been acquired.
 	workTimeout time.Duration
 	lanes       *lanes
+	observer    Observer
 }
+
+// nobody observes nothing.
+type nobody struct{}
+
+func (nobody) Group(int, time.Duration) {}
+func (nobody) Retry()                   {}
 
 var (
 	_ user.Store = (*Store)(nil)
@@ -54,7 +61,10 @@ func Connect(ctx context.Context, o Options) (*Store, error) {
 		pool.Close()
 		return nil, err
 	}
-	s := &Store{pool: pool, acquireTimeout: o.AcquireTimeout, workTimeout: 2 * o.StatementTimeout}
+	s := &Store{pool: pool, acquireTimeout: o.AcquireTimeout, workTimeout: 2 * o.StatementTimeout, observer: o.Observer}
+	if s.observer == nil {
+		s.observer = nobody{}
+	}
 	n, most := max(1, int(o.MaxConns)/2), o.WriteBatchMax // the other half is for reads
 	if most == 1 {
 		n = int(o.MaxConns) // every connection its own transaction
@@ -71,6 +81,9 @@ func (s *Store) Close() {
 	s.lanes.close()
 	s.pool.Close()
 }
+
+// Stat are the figures of the connection pool.
+func (s *Store) Stat() *pgxpool.Stat { return s.pool.Stat() }
 
 // Ping asks the database for a sign of life within ctx.
 func (s *Store) Ping(ctx context.Context) error {
@@ -267,7 +280,7 @@ func (s *Store) Update(ctx context.Context, ref user.Ref, apply func(user.State)
 	if !validText(ref.IdempotencyKey) || !validText(ref.ReservationID) {
 		return user.Change{}, user.ErrValidation
 	}
-	return s.lanes.do(ctx, &update{ref: ref, apply: apply, done: make(chan struct{})})
+	return s.lanes.do(ctx, &update{ref: ref, apply: apply, queued: time.Now(), done: make(chan struct{})})
 }
 
 // work runs f on a connection of the pool, again when it certainly did nothing and may succeed. The caller's context
@@ -288,6 +301,7 @@ func (s *Store) work(ctx context.Context, f func(context.Context, *pgxpool.Conn)
 		if err == nil || !repeatable(err) || attempt == attempts {
 			return translate(err)
 		}
+		s.observer.Retry()
 	}
 }
 

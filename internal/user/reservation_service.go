@@ -115,7 +115,7 @@ func (s *Service) Sweep(ctx context.Context) (int, error) {
 			if err := ctx.Err(); err != nil {
 				return touched, errors.Join(append(failed, err)...)
 			}
-			_, err := s.Store.Update(ctx, Ref{AccountID: id}, func(st State) (Change, error) {
+			_, err := s.update(ctx, Ref{AccountID: id}, func(st State) (Change, error) {
 				return s.Rules.Touch(st, now)
 			})
 			if err != nil {

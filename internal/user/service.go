@@ -17,6 +17,16 @@ type Service struct {
 	Rules Rules
 	// Now is the clock; it is read once per operation.
 	Now func() time.Time
+	// Observer is told what happened; nil for none.
+	Observer Observer
+}
+
+// Observer counts what commands do. It may be called by many goroutines at once.
+type Observer interface {
+	// Entry is called with each entry that has been written.
+	Entry(e Entry)
+	// Refusal is called with the code of each refused or failed change.
+	Refusal(code Code)
 }
 
 // Receipt is the outcome of a command that may carry an idempotency key.
@@ -68,7 +78,7 @@ func (s *Service) account(ctx context.Context, id string, now time.Time) (Accoun
 	if !stale {
 		return a, nil
 	}
-	change, err := s.Store.Update(ctx, Ref{AccountID: id}, func(st State) (Change, error) {
+	change, err := s.update(ctx, Ref{AccountID: id}, func(st State) (Change, error) {
 		return s.Rules.Touch(st, now)
 	})
 	return change.Account, err
@@ -198,7 +208,7 @@ func (s *Service) Usage(ctx context.Context, id string, q UsageQuery) (UsageRepo
 func (s *Service) execute(ctx context.Context, ref Ref, kind EntryKind, rule func(State, time.Time) (Change, error)) (Receipt, error) {
 	now := s.now()
 	var prior *Entry
-	change, err := s.Store.Update(ctx, ref, func(st State) (Change, error) {
+	change, err := s.update(ctx, ref, func(st State) (Change, error) {
 		prior = st.Prior
 		return rule(st, now)
 	})
@@ -213,6 +223,21 @@ func (s *Service) execute(ctx context.Context, ref Ref, kind EntryKind, rule fun
 		r.Entry = &change.Entries[n-1]
 	}
 	return r, nil
+}
+
+// update is Store.Update, observed.
+func (s *Service) update(ctx context.Context, ref Ref, apply func(State) (Change, error)) (Change, error) {
+	change, err := s.Store.Update(ctx, ref, apply)
+	if s.Observer == nil {
+		return change, err
+	}
+	for _, e := range change.Entries {
+		s.Observer.Entry(e)
+	}
+	if refused := (*Error)(nil); errors.As(err, &refused) {
+		s.Observer.Refusal(refused.Code)
+	}
+	return change, err
 }
 
 func (s *Service) now() time.Time { return s.Now().UTC().Truncate(time.Microsecond) }

@@ -150,7 +150,7 @@ func (r Rules) Accept(s State, actor string, now time.Time) (Change, error) {
 // there is no such account.
 func (s *Service) Accept(ctx context.Context, id, actor string) (bool, error) {
 	now := s.now()
-	change, err := s.Store.Update(ctx, Ref{AccountID: id, LastEntry: true}, func(st State) (Change, error) {
+	change, err := s.update(ctx, Ref{AccountID: id, LastEntry: true}, func(st State) (Change, error) {
 		return s.Rules.Accept(st, actor, now)
 	})
 	return !change.Empty(), err
