@@ -46,8 +46,8 @@ const (
 				WHERE r.cognito_user_id = l.cognito_user_id AND r.refunded_entry_id = l.entry_id),
 			NOT EXISTS (SELECT FROM viralpilot.ledger t
 				WHERE t.cognito_user_id = l.cognito_user_id AND t.entry_id > l.entry_id AND t.kind IN ('monthly_reset', 'tier_change')),
-			coalesce((SELECT carried FROM viralpilot.reservations h
-				WHERE h.cognito_user_id = l.cognito_user_id AND h.reservation_id = l.reservation_id), false)
+			coalesce((SELECT least(h.tokens_charged, h.tokens) FROM viralpilot.reservations h
+				WHERE h.cognito_user_id = l.cognito_user_id AND h.reservation_id = l.reservation_id AND h.carried), 0)
 		FROM viralpilot.ledger l
 		WHERE (cognito_user_id, entry_id) IN (SELECT * FROM unnest($1::text[], $2::bigint[]))`
 
@@ -238,7 +238,7 @@ func scanAccountEntry(row pgx.CollectableRow) (o owned[user.Entry], err error) {
 
 func scanAccountCharge(row pgx.CollectableRow) (o owned[user.Charge], err error) {
 	c := &o.value
-	err = row.Scan(append(append([]any{&o.accountID}, entryFields(&c.Entry)...), &c.Refunded, &c.ThisTerm, &c.Carried)...)
+	err = row.Scan(append(append([]any{&o.accountID}, entryFields(&c.Entry)...), &c.Refunded, &c.ThisTerm, &c.FromCarried)...)
 	return o, err
 }
 

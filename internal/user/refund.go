@@ -40,7 +40,10 @@ func (r Rules) Refund(s State, c Refund, now time.Time) (Change, error) {
 		return d.change(), ErrBalanceOverflow
 	}
 	a.TokensRemaining += n
-	if !inTerm || charge.Carried {
+	if inTerm {
+		// What a carried hold paid comes back first, as a top-up; what the present term paid in excess of it does not.
+		a.TopUps += min(n, max(0, charge.FromCarried-charge.Refunded))
+	} else {
 		a.TopUps += n
 	}
 	d.record(c.entry(Entry{Kind: KindRefund, RefundedEntryID: &charge.Entry.ID, CommandHash: c.hash()}))

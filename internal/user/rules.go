@@ -264,6 +264,9 @@ func (d *draft) change() Change {
 	}
 	if !c.Empty() {
 		c.Account.UpdatedAt = d.at
+		if d.opening != nil { // a hold of nothing adopts the account without an entry of its own
+			c.Entries = []Entry{*d.opening}
+		}
 	}
 	return c
 }

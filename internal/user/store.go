@@ -84,8 +84,8 @@ type Charge struct {
 	Refunded int64
 	// ThisTerm is true when the present term began before it: no entry that begins a term has a greater id.
 	ThisTerm bool
-	// Carried is true when it settled a carried reservation.
-	Carried bool
+	// FromCarried is the part of what it charged that a carried reservation paid; 0 when it settled none.
+	FromCarried int64
 }
 
 // Change is what an update writes: the account with its side row, entries to append in this order, and
