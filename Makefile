@@ -11,7 +11,7 @@ SOURCES := cmd internal migrations
 # `make build` stamps instead.
 export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -buildvcs=false)
 
-.PHONY: help run test lint fmt build dev go compiler
+.PHONY: help run test bench lint fmt build dev go compiler curl wrk
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
@@ -19,9 +19,12 @@ help: ## List the targets
 run: dev ## Run the service, with a PostgreSQL of its own unless DATABASE_URL is set
 	@exec bin/dev
 
-test: dev compiler ## Run all tests, on a PostgreSQL of their own unless TEST_DATABASE_URL is set
+test: dev compiler curl ## Run all tests, on a PostgreSQL of their own unless TEST_DATABASE_URL is set
 	@bin/dev ensure-postgres
 	CGO_ENABLED=1 $(GO) test -race -count=1 ./...
+
+bench: go wrk ## Measure the service on a PostgreSQL of its own; BENCH_JSON=file keeps the figures
+	@$(GO) run ./cmd/bench
 
 lint: go ## Check the code: vet, staticcheck, gofumpt, go.mod and go.sum
 	$(GO) vet ./...
@@ -48,6 +51,16 @@ dev: go
 go:
 	@command -v $(GO) >/dev/null || { \
 		echo "Go is not installed: get the version that go.mod names, or a later one, from https://go.dev/dl and put it on PATH." >&2; exit 1; }
+
+# The README's lines are run with curl, the load comes from wrk.
+curl wrk:
+	@command -v $@ >/dev/null && exit; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing $@." >&2; export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update -q && apt-get install -q -y --no-install-recommends $@; \
+	else \
+		echo "$@ is not installed: install the package of that name." >&2; exit 1; \
+	fi
 
 # The race detector needs a C compiler.
 compiler: go

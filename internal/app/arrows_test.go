@@ -13,6 +13,7 @@ const module = "github.com/viralpilot/user-management/"
 // each other. What only tests import is not in it.
 var arrows = map[string][]string{
 	"cmd/user-management": {"internal/app", "internal/config"},
+	"cmd/bench":           {"internal/localpg"},
 	"cmd/dev":             {"internal/app", "internal/config", "internal/localpg"},
 	"internal/app": {
 		"internal/auth", "internal/config", "internal/httpapi", "internal/postgres", "internal/telemetry", "internal/user",

@@ -1,0 +1,523 @@
+package main_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/viralpilot/user-management/internal/localpg/localpgtest"
+)
+
+// binary is the program with a version of its own, stamped in as `make build` does.
+var binary string
+
+func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+
+func buildAndRun(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "user-management-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binary = filepath.Join(dir, "user-management")
+	const app = "github.com/viralpilot/user-management/internal/app"
+	build := exec.Command("go", "build", "-buildvcs=false",
+		"-ldflags", "-s -w -X "+app+".version=v1.2.3 -X "+app+".commit=0123abc", "-o", binary, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
+		return 1
+	}
+	return localpgtest.Main(m, nil)
+}
+
+// patience bounds every wait for something that happens soon unless the code is wrong.
+const patience = 30 * time.Second
+
+// result is how a run of the program ended.
+type result struct {
+	code           int // -1 when a signal ended it
+	stdout, stderr string
+}
+
+// run runs the program to its end, in the folder and with nothing but env in its environment.
+func run(t *testing.T, dir string, env []string, args ...string) result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, env, &stdout, &stderr
+	if err := cmd.Run(); err != nil && !errors.As(err, new(*exec.ExitError)) {
+		t.Fatal(err)
+	}
+	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}
+
+// want fails the test unless the run ended with the code and with nothing on the other stream than it should.
+func (r result) want(t *testing.T, code int) result {
+	t.Helper()
+	if r.code != code || (code == 0) != (r.stderr == "") {
+		t.Fatalf("exit status %d, want %d; output:\n%s\nerrors:\n%s", r.code, code, r.stdout, r.stderr)
+	}
+	return r
+}
+
+// wantLine fails the test unless the program failed with one line that has all the parts, and no password.
+func (r result) wantLine(t *testing.T, parts ...string) {
+	t.Helper()
+	r.want(t, 1)
+	if strings.Count(r.stderr, "\n") != 1 || strings.Contains(r.stdout+r.stderr, "secret") {
+		t.Errorf("not one line without secrets:\n%s\noutput:\n%s", r.stderr, r.stdout)
+	}
+	for _, part := range parts {
+		if !strings.Contains(r.stderr, part) {
+			t.Errorf("%q is missing in: %s", part, r.stderr)
+		}
+	}
+}
+
+// service is the program while it serves.
+type service struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	url  string
+	port string
+	// log gets the lines after the one that has the address; it is closed when the program ends.
+	log chan string
+}
+
+// serve starts the program on a free port and returns once it listens.
+func serve(t *testing.T, env ...string) *service {
+	t.Helper()
+	s := &service{t: t, cmd: exec.CommandContext(t.Context(), binary), log: make(chan string, 10_000)}
+	s.cmd.Dir = t.TempDir()
+	s.cmd.Env = append([]string{"SERVICE_HOST=127.0.0.1", "SERVICE_PORT=0", "LOG_FORMAT=json"}, env...)
+	s.cmd.Stderr = os.Stderr
+	stdout, err := s.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	listening := make(chan string, 1)
+	go func() {
+		defer close(s.log)
+		defer close(listening)
+		for lines := bufio.NewScanner(stdout); lines.Scan(); {
+			var record struct{ Msg, Address string }
+			if err := json.Unmarshal(lines.Bytes(), &record); err != nil {
+				t.Errorf("not a line of JSON: %q", lines.Text())
+			}
+			if record.Msg == "listening" {
+				listening <- record.Address
+			} else {
+				s.log <- lines.Text()
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		if s.cmd.ProcessState == nil {
+			s.end(syscall.SIGKILL)
+		}
+	})
+	address, ok := <-listening
+	if !ok {
+		t.Fatal("it ended before it listened")
+	}
+	u, err := url.Parse("http://" + address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.url, s.port = u.String(), u.Port()
+	return s
+}
+
+// end sends the signal and returns the exit status, -1 when the signal ended the program.
+func (s *service) end(signal os.Signal) int {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(signal); err != nil {
+		s.t.Error(err)
+	}
+	return s.wait()
+}
+
+func (s *service) wait() int {
+	s.t.Helper()
+	for range s.log { // until it is closed, which has to come before Wait
+	}
+	if err := s.cmd.Wait(); err != nil && !errors.As(err, new(*exec.ExitError)) {
+		s.t.Error(err)
+	}
+	return s.cmd.ProcessState.ExitCode()
+}
+
+// awaitLog returns once the log has a line with the text.
+func (s *service) awaitLog(text string) {
+	s.t.Helper()
+	for line := range s.log {
+		if strings.Contains(line, text) {
+			return
+		}
+	}
+	s.t.Fatalf("%q was not logged", text)
+}
+
+// call sends one request; it must be answered with the status unless that is 0. The error says that there was no
+// complete answer.
+func (s *service) call(want int, method, path, body, key string) (status int, answer map[string]any, err error) {
+	req, err := http.NewRequestWithContext(s.t.Context(), method, s.url+path, strings.NewReader(body))
+	if err != nil {
+		return 0, nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Idempotency-Key", key)
+	res, err := client.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil {
+		return 0, nil, err
+	}
+	if want != 0 && res.StatusCode != want {
+		s.t.Errorf("%s %s: %s, want %d: %s", method, path, res.Status, want, text)
+	}
+	return res.StatusCode, answer, json.Unmarshal(text, &answer)
+}
+
+// client keeps no connections, so that none is left when a test has ended.
+var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+
+// tester makes an account of the tester tier: 1000 tokens.
+func (s *service) tester(id string) {
+	s.t.Helper()
+	for _, call := range []struct{ method, path, body string }{
+		{http.MethodGet, "/user/" + id, ""}, {http.MethodPut, "/user/" + id + "/tier", `{"tier": "tester"}`},
+	} {
+		if _, _, err := s.call(http.StatusOK, call.method, call.path, call.body, ""); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+func (s *service) consume(id, key string) error {
+	_, _, err := s.call(http.StatusOK, http.MethodPost, "/user/"+id+"/consume-tokens", `{"tokens_to_consume": 1}`, key)
+	return err
+}
+
+// database is a connection past the service, for one goroutine.
+type database struct {
+	t    *testing.T
+	conn *pgx.Conn
+}
+
+func connect(t *testing.T, url string) database {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(context.Background()) })
+	return database{t, conn}
+}
+
+func (d database) exec(sql string, args ...any) {
+	d.t.Helper()
+	if _, err := d.conn.Exec(d.t.Context(), sql, args...); err != nil {
+		d.t.Fatalf("%v\n%s", err, sql)
+	}
+}
+
+func (d database) number(sql string) (n int) {
+	d.t.Helper()
+	if err := d.conn.QueryRow(d.t.Context(), sql).Scan(&n); err != nil {
+		d.t.Fatalf("%v\n%s", err, sql)
+	}
+	return n
+}
+
+// await polls until ok.
+func await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); !ok(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %s: %s", patience, what)
+		}
+	}
+}
+
+var variable = regexp.MustCompile(`(?m)^ *([A-Z][A-Z0-9_]+)=`)
+
+func variables(text string) (names []string) {
+	for _, m := range variable.FindAllStringSubmatch(text, -1) {
+		names = append(names, m[1])
+	}
+	return slices.Sorted(slices.Values(names))
+}
+
+func TestHelpListsEveryCommandAndVariable(t *testing.T) {
+	t.Parallel()
+	example, err := os.ReadFile("../../.env.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"--help"}, {"-h"}, {"help"}, {"serve", "--help"}} {
+		help := run(t, t.TempDir(), nil, args...).want(t, 0).stdout
+		if got, want := variables(help), variables(string(example)); !slices.Equal(got, want) || len(want) < 20 {
+			t.Errorf("%q lists %q, .env.example %q", args, got, want)
+		}
+		for _, command := range []string{"serve", "migrate", "verify", "health", "version"} {
+			if !strings.Contains(help, "\n  "+command+" ") {
+				t.Errorf("%q does not list %s", args, command)
+			}
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	if out := run(t, t.TempDir(), nil, "version").want(t, 0).stdout; out != "v1.2.3 0123abc\n" {
+		t.Errorf("printed %q", out)
+	}
+}
+
+func TestAWrongCommandLineIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"serv"}, {"serve", "now"}, {"--port", "80"}, {"version", "--all"}, {""}} {
+		run(t, t.TempDir(), []string{"DATABASE_URL=postgresql://127.0.0.1:1/db"}, args...).wantLine(t, "--help")
+	}
+}
+
+func TestSettings(t *testing.T) {
+	t.Parallel()
+	t.Run("no database is one clear line", func(t *testing.T) {
+		t.Parallel()
+		for _, command := range []string{"serve", "migrate"} {
+			r := run(t, t.TempDir(), nil, command).want(t, 1)
+			if strings.Count(r.stderr, "DATABASE_URL") != 2 || !strings.Contains(r.stderr, "required") || r.stdout != "" {
+				t.Errorf("%s: %s%s", command, r.stdout, r.stderr)
+			}
+		}
+	})
+	t.Run("wrong ones are named all at once", func(t *testing.T) {
+		t.Parallel()
+		r := run(t, t.TempDir(), []string{
+			"DATABASE_URL=mysql://u:secret@h/d", "SERVICE_PORT=99999", "LOG_LEVEL=loud", "TIER_MONTHLY_TOKENS=gold:5",
+			"DB_MAX_CONNS=many", "REQUEST_TIMEOUT=10", "SHUTDOWN_TIMEOUT=1s",
+		}).want(t, 1)
+		for _, name := range []string{"DATABASE_URL", "SERVICE_PORT", "LOG_LEVEL", "TIER_MONTHLY_TOKENS", "DB_MAX_CONNS", "REQUEST_TIMEOUT"} {
+			if n := strings.Count(r.stderr, "\n  "+name+" "); n != 1 {
+				t.Errorf("%s has %d lines in:\n%s", name, n, r.stderr)
+			}
+		}
+		if strings.Contains(r.stderr, "SHUTDOWN_TIMEOUT") || strings.Contains(r.stderr, "secret") {
+			t.Errorf("too much is said:\n%s", r.stderr)
+		}
+	})
+	t.Run("come from .env too, where the environment has none", func(t *testing.T) {
+		t.Parallel()
+		dir := t.TempDir()
+		content := "DATABASE_URL=" + localpgtest.Empty(t) + "\nLOG_LEVEL=loud\n"
+		if err := os.WriteFile(filepath.Join(dir, ".env"), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		run(t, dir, []string{"LOG_LEVEL=info"}, "migrate").want(t, 0)
+		if r := run(t, dir, nil, "migrate").want(t, 1); !strings.Contains(r.stderr, "LOG_LEVEL") {
+			t.Errorf("errors: %s", r.stderr)
+		}
+	})
+	t.Run("that reach no database are one clear line", func(t *testing.T) {
+		t.Parallel()
+		env := []string{"DATABASE_URL=postgresql://u:secret@127.0.0.1:1/db", "DB_CONNECT_TIMEOUT=1s"}
+		for _, command := range []string{"serve", "migrate", "verify"} {
+			run(t, t.TempDir(), env, command).wantLine(t, "127.0.0.1:1", "DATABASE_URL")
+		}
+	})
+}
+
+func TestAServiceFromItsMigrationToItsEnd(t *testing.T) {
+	t.Parallel()
+	dsn := localpgtest.Empty(t)
+	env := "DATABASE_URL=" + dsn
+	run(t, t.TempDir(), []string{env}, "migrate").want(t, 0)
+	db := connect(t, dsn)
+	migrations := "SELECT count(*) FROM viralpilot.goose_db_version"
+	applied := db.number(migrations)
+
+	s := serve(t, env)
+	if n := db.number(migrations); n != applied {
+		t.Errorf("serve applied %d migrations after migrate", n-applied)
+	}
+	s.tester("u")
+	if err := s.consume("u", "k"); err != nil {
+		t.Fatal(err)
+	}
+	health := []string{env, "SERVICE_PORT=" + s.port}
+	run(t, t.TempDir(), health, "health").want(t, 0)
+	run(t, t.TempDir(), []string{env}, "verify").want(t, 0)
+
+	taken := run(t, t.TempDir(), append(health, "SERVICE_HOST=127.0.0.1"), "serve")
+	taken.wantLine(t, "SERVICE_PORT", s.port)
+
+	if code := s.end(syscall.SIGTERM); code != 0 {
+		t.Errorf("exit status %d after SIGTERM", code)
+	}
+	run(t, t.TempDir(), health, "health").wantLine(t, s.port)
+
+	s = serve(t, env)
+	if code := s.end(syscall.SIGINT); code != 0 {
+		t.Errorf("exit status %d after SIGINT", code)
+	}
+	db.exec("UPDATE viralpilot.userdata SET tokens_remaining = tokens_remaining + 1")
+	if r := run(t, t.TempDir(), []string{env}, "verify").want(t, 1); !strings.Contains(r.stdout, `"u"`) {
+		t.Errorf("verify: %s", r.stdout)
+	}
+}
+
+func TestHealthFailsWhenTheDatabaseIsGone(t *testing.T) {
+	t.Parallel()
+	dsn := localpgtest.Empty(t)
+	s := serve(t, "DATABASE_URL="+dsn)
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := strings.TrimPrefix(u.Path, "/")
+	db := connect(t, localpgtest.Empty(t))
+	db.exec(fmt.Sprintf("ALTER DATABASE %q ALLOW_CONNECTIONS false", name))
+	db.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+	run(t, t.TempDir(), []string{"DATABASE_URL=" + dsn, "SERVICE_PORT=" + s.port}, "health").wantLine(t, "503")
+}
+
+func TestASecondSignalEndsItAtOnce(t *testing.T) {
+	t.Parallel()
+	dsn := localpgtest.Empty(t)
+	s := serve(t, "DATABASE_URL="+dsn, "DB_STATEMENT_TIMEOUT=30s")
+	s.tester("u")
+	db := connect(t, dsn)
+	db.exec(`CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(30); RETURN NULL; END';
+		CREATE TRIGGER linger AFTER INSERT ON viralpilot.ledger FOR EACH ROW EXECUTE FUNCTION linger()`)
+	answered := make(chan error, 1)
+	go func() { answered <- s.consume("u", "k") }()
+	await(t, "the consume lingers", func() bool {
+		return db.number("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'") == 1
+	})
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	s.awaitLog("stopping")
+	// Again until it takes effect: one that comes along with the first may still count as the first.
+	await(t, "it has ended", func() bool {
+		if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case _, open := <-s.log:
+			return !open
+		default:
+			return false
+		}
+	})
+	if code := s.wait(); code != -1 {
+		t.Errorf("exit status %d", code)
+	}
+	if err := <-answered; err == nil {
+		t.Error("the request was answered")
+	}
+}
+
+func TestKilledUnderLoadAndStartedAgainItCountsEachKeyOnce(t *testing.T) {
+	t.Parallel()
+	dsn := localpgtest.Empty(t)
+	env := []string{"DATABASE_URL=" + dsn, "LOG_REQUESTS=none"}
+	s := serve(t, env...)
+	s.tester("u")
+	const clients = 12
+	var mu sync.Mutex
+	acknowledged, unclear := map[string]bool{}, map[string]bool{}
+	enough := make(chan struct{})
+	var running sync.WaitGroup
+	for i := range clients {
+		running.Go(func() {
+			for n := 0; ; n++ {
+				key := fmt.Sprintf("key-%d-%d", i, n)
+				err := s.consume("u", key)
+				mu.Lock()
+				if err != nil {
+					unclear[key] = true
+				} else if acknowledged[key] = true; len(acknowledged) == 150 {
+					close(enough)
+				}
+				mu.Unlock()
+				if err != nil {
+					return
+				}
+			}
+		})
+	}
+	<-enough
+	if code := s.end(syscall.SIGKILL); code != -1 {
+		t.Errorf("exit status %d", code)
+	}
+	running.Wait()
+
+	db := connect(t, dsn)
+	const consumes = "SELECT count(*) FROM viralpilot.ledger WHERE kind = 'consume'"
+	s = serve(t, env...)
+	// Once more for those without an answer, and for some that had theirs.
+	done := 0
+	for key := range unclear {
+		if err := s.consume("u", key); err != nil {
+			t.Error(err)
+		}
+	}
+	for key := range acknowledged {
+		if done++; done > 20 {
+			break
+		}
+		if err := s.consume("u", key); err != nil {
+			t.Error(err)
+		}
+	}
+	all := len(acknowledged) + len(unclear)
+	if n := db.number(consumes); n != all {
+		t.Errorf("%d consumes in the ledger, want %d", n, all)
+	}
+	for key := range acknowledged {
+		if n := db.number("SELECT count(*) FROM viralpilot.ledger WHERE idempotency_key = '" + key + "'"); n != 1 {
+			t.Errorf("%s was acknowledged and is in the ledger %d times", key, n)
+		}
+	}
+	if used := db.number("SELECT tokens_used_this_month FROM viralpilot.userdata"); used != all {
+		t.Errorf("%d tokens used, want %d", used, all)
+	}
+	t.Logf("%d consumes were acknowledged, %d not", len(acknowledged), len(unclear))
+	if code := s.end(syscall.SIGTERM); code != 0 {
+		t.Errorf("exit status %d", code)
+	}
+	run(t, t.TempDir(), env, "verify").want(t, 0)
+}

@@ -1,0 +1,475 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/viralpilot/user-management/internal/localpg/localpgtest"
+	"github.com/viralpilot/user-management/internal/postgres"
+	"github.com/viralpilot/user-management/internal/user"
+)
+
+// readmeTable is the table as the earlier service's README gives it, word for word.
+const readmeTable = `
+CREATE TABLE viralpilot.userdata (
+    cognito_user_id VARCHAR(255) PRIMARY KEY NOT NULL,
+    username VARCHAR(255),
+    email VARCHAR(255),
+    subscription_tier VARCHAR(50) NOT NULL DEFAULT 'free',
+    subscription_status VARCHAR(50) NOT NULL DEFAULT 'active',
+    subscription_renewal_date TIMESTAMP,
+    tokens_remaining INTEGER NOT NULL DEFAULT 0,
+    tokens_used_this_month INTEGER NOT NULL DEFAULT 0,
+    last_token_reset_date TIMESTAMP,
+    created_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    updated_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    is_active BOOLEAN NOT NULL DEFAULT TRUE
+);`
+
+// tenColumns is the table that the earlier service's code made; its schema is for the caller to put in.
+const tenColumns = `
+CREATE TABLE %s.userdata (
+    cognito_user_id VARCHAR(255) NOT NULL,
+    subscription_tier VARCHAR(50),
+    subscription_status VARCHAR(50),
+    subscription_renewal_date TIMESTAMP,
+    tokens_remaining INTEGER,
+    tokens_used_this_month INTEGER,
+    last_token_reset_date TIMESTAMP,
+    created_at TIMESTAMP,
+    updated_at TIMESTAMP,
+    is_active BOOLEAN
+);`
+
+// columns describes the columns of viralpilot.userdata in their order, and constraints its keys and checks.
+func (d database) columns() []string {
+	d.t.Helper()
+	return strings.Split(d.lines(`
+		SELECT concat_ws(' ', attname, format_type(atttypid, atttypmod), CASE WHEN attnotnull THEN 'NOT NULL' END,
+			'DEFAULT ' || pg_get_expr(adbin, adrelid))
+		FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+		WHERE attrelid = 'viralpilot.userdata'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum`), "\n")
+}
+
+func (d database) constraints() string {
+	d.t.Helper()
+	return d.lines(`SELECT pg_get_constraintdef(oid) FROM pg_constraint
+		WHERE conrelid = 'viralpilot.userdata'::regclass AND contype <> 'n' ORDER BY 1`)
+}
+
+// schema describes everything in the schema viralpilot, and the versions that have been applied.
+func (d database) schema() string {
+	d.t.Helper()
+	return d.lines(`
+		SELECT format('%s.%s %s', table_name, column_name, data_type) FROM information_schema.columns WHERE table_schema = 'viralpilot'
+		UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'viralpilot'
+		UNION ALL SELECT format('%s: %s', conrelid::regclass, pg_get_constraintdef(oid)) FROM pg_constraint
+			WHERE connamespace = 'viralpilot'::regnamespace
+		UNION ALL SELECT format('version %s', version_id) FROM viralpilot.goose_db_version
+		ORDER BY 1`)
+}
+
+func TestUserdataIsTheTableOfTheEarlierREADME(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.Empty(t)
+	want := connect(t, url)
+	want.exec("CREATE SCHEMA viralpilot;" + readmeTable)
+	wantColumns, wantConstraints := want.columns(), want.constraints()
+	if len(wantColumns) != 12 {
+		t.Fatalf("%d columns: %q", len(wantColumns), wantColumns)
+	}
+	check := func(t *testing.T, got database) {
+		t.Helper()
+		if columns := got.columns(); !slices.Equal(columns, wantColumns) {
+			t.Errorf("columns:\n%s\nwant\n%s", strings.Join(columns, "\n"), strings.Join(wantColumns, "\n"))
+		}
+		if constraints := got.constraints(); constraints != wantConstraints {
+			t.Errorf("constraints:\n%s\nwant\n%s", constraints, wantConstraints)
+		}
+	}
+	t.Run("where it is made", func(t *testing.T) { check(t, connect(t, localpgtest.New(t))) })
+	t.Run("where it was there", func(t *testing.T) {
+		open(t, url)
+		check(t, connect(t, url))
+	})
+}
+
+func TestReplicasThatStartAtOnceMakeOneSchema(t *testing.T) {
+	t.Parallel()
+	want := connect(t, localpgtest.New(t)).schema()
+	url := localpgtest.Empty(t)
+	db := connect(t, url)
+	db.exec(fmt.Sprintf(tenColumns, "public"))
+	db.exec("INSERT INTO public.userdata (cognito_user_id) SELECT 'user-' || n FROM generate_series(1, 100) n")
+
+	const replicas = 8
+	var logs [replicas]log
+	var opened [replicas]<-chan error
+	for i := range replicas {
+		opened[i] = background(t, func() error {
+			o := options(url)
+			o.MaxConns = 1
+			logs[i].into(&o)
+			store, err := postgres.Open(t.Context(), o)
+			if err != nil {
+				return err
+			}
+			defer store.Close()
+			_, err = service(t, store).Account(t.Context(), "user-100")
+			return err
+		})
+	}
+	for i := range replicas {
+		if err := <-opened[i]; err != nil {
+			t.Errorf("replica %d: %v", i, err)
+		}
+	}
+	if got := db.schema(); got != want {
+		t.Errorf("schema:\n%s\nwant\n%s", got, want)
+	}
+	if n := query[int](db, "SELECT count(*) FROM viralpilot.userdata"); n != 100 {
+		t.Errorf("%d accounts were copied, want 100", n)
+	}
+	migrated := 0
+	for i := range replicas {
+		migrated += strings.Count(logs[i].String(), "copied 100 accounts")
+	}
+	if migrated != 1 {
+		t.Errorf("%d replicas copied the rows, want 1", migrated)
+	}
+}
+
+// Rows as they may stand in the table: those of the earlier service, and some that a hand wrote.
+const oldRows = `
+INSERT INTO viralpilot.userdata (cognito_user_id, subscription_tier, subscription_status, subscription_renewal_date,
+	tokens_remaining, tokens_used_this_month, last_token_reset_date, created_at, updated_at, is_active)
+VALUES
+	('no dates', 'tester', 'active', NULL, 7, 993, NULL, '2024-01-02 03:04:05.678901', '2024-02-03 04:05:06', TRUE),
+	('old dates', 'tester', 'trialing', '2024-03-01', 400, 600, '1999-12-31 23:59:59.999999', '1999-01-01', '1999-01-01', TRUE),
+	('unknown tier', 'gold', 'active', NULL, 50, 5, '2026-11-01', '2026-11-01', '2026-11-01', TRUE),
+	('inactive', 'tester', 'active', NULL, 1000, 0, '2026-11-01', '2026-11-01', '2026-11-01', FALSE),
+	('canceled', 'tester', 'canceled', NULL, 1000, 0, '2026-11-01', '2026-11-01', '2026-11-01', TRUE),
+	('overdrawn', 'tester', 'active', NULL, -3, 1003, '2026-11-01', '2026-11-01', '2026-11-01', TRUE),
+	('admin', 'admin', 'active', NULL, 0, 0, NULL, '2026-11-01', '2026-11-01', TRUE)`
+
+func TestAnExistingTableKeepsItsRowsAndServes(t *testing.T) {
+	t.Parallel()
+	want := connect(t, localpgtest.New(t)).columns()
+	slices.Sort(want)
+	for name, table := range map[string]string{
+		"as in the README": readmeTable,
+		"without username and email, keys and defaults": fmt.Sprintf(tenColumns, "viralpilot"),
+		"with a column more":                            strings.Replace(readmeTable, "email VARCHAR(255),", "email VARCHAR(255), notes TEXT,", 1),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := localpgtest.Empty(t)
+			db := connect(t, url)
+			db.exec("CREATE SCHEMA viralpilot;" + table + oldRows)
+			const rows = `SELECT (to_jsonb(u) - 'username' - 'email')::text FROM viralpilot.userdata u ORDER BY cognito_user_id`
+			before := db.lines(rows)
+			s := service(t, open(t, url))
+			if after := db.lines(rows); after != before {
+				t.Fatalf("rows before:\n%s\nafter:\n%s", before, after)
+			}
+			columns := slices.DeleteFunc(db.columns(), func(c string) bool { return c == "notes text" })
+			if slices.Sort(columns); !slices.Equal(columns, want) {
+				t.Errorf("columns:\n%s\nwant\n%s", strings.Join(columns, "\n"), strings.Join(want, "\n"))
+			}
+			for id, w := range map[string]struct {
+				err             *user.Error // of a consume of one token
+				remaining, used int64       // after it
+			}{
+				"no dates":     {nil, 999, 1}, // a reset was due
+				"old dates":    {nil, 999, 1},
+				"unknown tier": {nil, 49, 6},
+				"inactive":     {user.ErrUserInactive, 1000, 0},
+				"canceled":     {user.ErrSubscriptionInactive, 1000, 0},
+				"overdrawn":    {user.ErrInsufficientTokens, 0, 1003},
+				"admin":        {nil, 0, 0},
+			} {
+				_, err := s.Consume(t.Context(), id, user.Consume{Tokens: 1})
+				if w.err == nil && err != nil || w.err != nil && !errors.Is(err, w.err) {
+					t.Errorf("%s: consume: %v, want %v", id, err, w.err)
+				}
+				status, err := s.Status(t.Context(), id)
+				if err != nil {
+					t.Errorf("%s: status: %v", id, err)
+				}
+				if a := status.Account; a.TokensRemaining != w.remaining || a.TokensUsed != w.used {
+					t.Errorf("%s: %d remaining and %d used, want %d and %d", id, a.TokensRemaining, a.TokensUsed, w.remaining, w.used)
+				}
+			}
+			if a, err := s.Account(t.Context(), "no dates"); err != nil || !a.CreatedAt.Equal(time.Date(2024, 1, 2, 3, 4, 5, 678901000, time.UTC)) {
+				t.Errorf("created at %v, %v", a.CreatedAt, err)
+			}
+		})
+	}
+}
+
+func TestAnExistingTableWithNULLsGetsTheDefaults(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.Empty(t)
+	db := connect(t, url)
+	db.exec("CREATE SCHEMA viralpilot;" + fmt.Sprintf(tenColumns, "viralpilot") +
+		"INSERT INTO viralpilot.userdata (cognito_user_id, tokens_remaining) VALUES ('null', 7)")
+	a, err := service(t, open(t, url)).Account(t.Context(), "null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.Tier != user.TierFree || a.SubscriptionStatus != user.StatusActive || !a.Active || a.TokensRemaining != 7 || a.TokensUsed != 0 {
+		t.Errorf("account: %+v", a)
+	}
+	if age := time.Since(a.CreatedAt); age < -time.Minute || age > time.Minute {
+		t.Errorf("created %s ago", age)
+	}
+}
+
+func TestRowsOfPublicUserdata(t *testing.T) {
+	t.Parallel()
+	const rows = `INSERT INTO public.userdata (cognito_user_id, subscription_tier, subscription_status, subscription_renewal_date,
+			tokens_remaining, tokens_used_this_month, last_token_reset_date, created_at, updated_at, is_active)
+		VALUES ('full', 'tester', 'canceled', '2026-12-01', 400, 600, '2026-11-01', '2025-01-01', '2025-02-02', FALSE);
+		INSERT INTO public.userdata (cognito_user_id) VALUES ('null'), ('null too');`
+	const full = `(full,,,tester,canceled,"2026-12-01 00:00:00",400,600,"2026-11-01 00:00:00","2025-01-01 00:00:00","2025-02-02 00:00:00",f)`
+	ten := fmt.Sprintf(tenColumns, "public")
+	for name, test := range map[string]struct {
+		setUp  string
+		off    bool
+		copied int
+		full   string // the copy of the row with that id
+	}{
+		"are copied": {setUp: ten + rows, copied: 3, full: full},
+		"are copied with username and email where those were added": {
+			setUp: ten + "ALTER TABLE public.userdata ADD email TEXT, ADD username TEXT;" + rows +
+				"UPDATE public.userdata SET username = 'name', email = 'a@example.com' WHERE cognito_user_id = 'full'",
+			copied: 3, full: strings.Replace(full, ",,,", ",name,a@example.com,", 1),
+		},
+		"are copied when there are none":                 {setUp: ten, copied: 0},
+		"are left alone when that is off":                {setUp: ten + rows, off: true, copied: -1},
+		"are left alone when viralpilot.userdata exists": {setUp: ten + rows + "CREATE SCHEMA viralpilot;" + readmeTable, copied: -1},
+		"are left alone when a column is missing":        {setUp: ten + rows + "ALTER TABLE public.userdata DROP tokens_used_this_month", copied: -1},
+		"of another program are left alone":              {setUp: "CREATE TABLE public.userdata (id INT); INSERT INTO public.userdata VALUES (1);", copied: -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := localpgtest.Empty(t)
+			db := connect(t, url)
+			db.exec(test.setUp)
+			const old = "SELECT u::text FROM public.userdata u ORDER BY 1"
+			before := db.lines(old)
+			var l log
+			for range 2 { // the second start finds its table and copies nothing
+				store := open(t, url, l.into, func(o *postgres.Options) { o.ImportPublicUserdata = !test.off })
+				store.Close()
+			}
+			if after := db.lines(old); after != before {
+				t.Errorf("the old table before:\n%s\nafter:\n%s", before, after)
+			}
+			if n := query[int](db, "SELECT count(*) FROM viralpilot.userdata"); n != max(test.copied, 0) {
+				t.Errorf("%d rows were copied, want %d", n, test.copied)
+			}
+			line, wantLines := "copied", 0
+			if test.copied >= 0 {
+				line, wantLines = fmt.Sprintf("copied %d accounts from public.userdata", test.copied), 1
+			}
+			if n := strings.Count(l.String(), line); n != wantLines {
+				t.Errorf("%d lines say %q, want %d:\n%s", n, line, wantLines, l.String())
+			}
+			if test.copied > 0 {
+				if row := query[string](db, "SELECT u::text FROM viralpilot.userdata u WHERE cognito_user_id = 'full'"); row != test.full {
+					t.Errorf("row %s, want %s", row, test.full)
+				}
+				defaults := query[string](db, `SELECT concat_ws(' ', subscription_tier, subscription_status, tokens_remaining,
+					tokens_used_this_month, is_active, last_token_reset_date, created_at > now() AT TIME ZONE 'UTC' - interval '1 minute')
+					FROM viralpilot.userdata WHERE cognito_user_id = 'null'`)
+				if defaults != "free active 0 0 t t" {
+					t.Errorf("in place of NULLs: %s", defaults)
+				}
+			}
+		})
+	}
+}
+
+func TestARestartDoesNotBringBackARemovedRow(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.Empty(t)
+	db := connect(t, url)
+	db.exec(fmt.Sprintf(tenColumns, "public") + "INSERT INTO public.userdata (cognito_user_id) VALUES ('gone'), ('kept')")
+	open(t, url)
+	db.exec("DELETE FROM viralpilot.userdata WHERE cognito_user_id = 'gone'")
+	open(t, url)
+	if ids := db.lines("SELECT cognito_user_id FROM viralpilot.userdata"); ids != "kept" {
+		t.Errorf("accounts: %s", ids)
+	}
+}
+
+// login makes a role of its own for the test and returns the URL with it; each %s in grants becomes its name.
+func login(t *testing.T, db database, dsn, grants string) string {
+	t.Helper()
+	role := query[string](db, "SELECT 'role_of_' || current_database()")
+	db.exec(strings.ReplaceAll("CREATE ROLE %s LOGIN PASSWORD 'role-secret';"+grants, "%s", role))
+	t.Cleanup(func() {
+		if _, err := db.conn.Exec(context.Background(), strings.ReplaceAll("DROP OWNED BY %s; DROP ROLE %s", "%s", role)); err != nil {
+			t.Error(err)
+		}
+	})
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword(role, "role-secret")
+	return u.String()
+}
+
+func TestARoleThatOwnsNothing(t *testing.T) {
+	t.Parallel()
+	t.Run("serves on an existing schema", func(t *testing.T) {
+		t.Parallel()
+		dsn := localpgtest.New(t)
+		db := connect(t, dsn)
+		store := open(t, login(t, db, dsn, `GRANT USAGE ON SCHEMA viralpilot TO %s;
+			GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA viralpilot TO %s`))
+		create(t, store, "u", 5)
+		if _, err := service(t, store).Consume(t.Context(), "u", user.Consume{Tokens: 5}); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("makes the schema with no more than CREATE on the database", func(t *testing.T) {
+		t.Parallel()
+		dsn := localpgtest.Empty(t)
+		db := connect(t, dsn)
+		create(t, open(t, login(t, db, dsn, fmt.Sprintf("GRANT CREATE ON DATABASE %s TO %%s",
+			query[string](db, "SELECT quote_ident(current_database())")))), "u", 5)
+	})
+	t.Run("is told in one line when the schema is missing", func(t *testing.T) {
+		t.Parallel()
+		dsn := localpgtest.Empty(t)
+		_, err := postgres.Open(t.Context(), options(login(t, connect(t, dsn), dsn, "")))
+		wantLine(t, err, "create schema viralpilot", "permission denied")
+	})
+}
+
+// wantLine fails the test unless err is one line with all the parts and without a password of these tests.
+func wantLine(t *testing.T, err error, parts ...string) {
+	t.Helper()
+	if err == nil {
+		t.Fatal("no error")
+	}
+	line := err.Error()
+	if strings.Contains(line, "\n") || strings.Contains(line, "secret") {
+		t.Errorf("not one line without secrets: %s", line)
+	}
+	for _, part := range parts {
+		if !strings.Contains(line, part) {
+			t.Errorf("%q is missing in: %s", part, line)
+		}
+	}
+}
+
+func TestANewerSchemaStillServes(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.New(t)
+	db := connect(t, url)
+	db.exec(`INSERT INTO viralpilot.goose_db_version (version_id, is_applied) VALUES (9999, true);
+		ALTER TABLE viralpilot.userdata ADD nickname TEXT;
+		ALTER TABLE viralpilot.ledger ADD reason TEXT NOT NULL DEFAULT 'none'`)
+	before := db.schema()
+	store := open(t, url)
+	create(t, store, "u", 5)
+	if _, err := service(t, store).Consume(t.Context(), "u", user.Consume{Tokens: 5}); err != nil {
+		t.Error(err)
+	}
+	if after := db.schema(); after != before {
+		t.Errorf("schema before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+func TestAnotherUserOfGooseIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.Empty(t)
+	db := connect(t, url)
+	db.exec(`CREATE TABLE public.goose_db_version (id INT PRIMARY KEY, version_id BIGINT NOT NULL, is_applied BOOLEAN NOT NULL, tstamp TIMESTAMP);
+		INSERT INTO public.goose_db_version VALUES (1, 0, true), (2, 1, true), (3, 2, true), (4, 17, true)`)
+	const rows = "SELECT v::text FROM public.goose_db_version v ORDER BY 1"
+	before := db.lines(rows)
+	create(t, open(t, url), "u", 5) // so its versions 1 and 2 are not taken for ours
+	if after := db.lines(rows); after != before {
+		t.Errorf("versions before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+func TestAMigrationThatFailsLeavesNothingHalfDone(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ setUp, says, repair string }{
+		"of an existing table": {
+			setUp: "CREATE SCHEMA viralpilot;" + fmt.Sprintf(tenColumns, "viralpilot") +
+				"INSERT INTO viralpilot.userdata (cognito_user_id) VALUES ('twice'), ('twice')",
+			says:   "could not create unique index",
+			repair: "DELETE FROM viralpilot.userdata WHERE ctid = (SELECT min(ctid) FROM viralpilot.userdata)",
+		},
+		"of the earlier service's rows": {
+			setUp: fmt.Sprintf(tenColumns, "public") +
+				"INSERT INTO public.userdata (cognito_user_id) VALUES ('once'), ('twice'), ('twice')",
+			says:   "duplicate key",
+			repair: "DELETE FROM public.userdata WHERE ctid = (SELECT min(ctid) FROM public.userdata WHERE cognito_user_id = 'twice')",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := localpgtest.Empty(t)
+			db := connect(t, url)
+			db.exec(test.setUp)
+			const everything = `SELECT format('%s.%s.%s %s', table_schema, table_name, column_name, is_nullable) FROM information_schema.columns
+				WHERE table_name <> 'goose_db_version' AND table_schema IN ('public', 'viralpilot') ORDER BY 1`
+			before := db.lines(everything)
+			for range 2 {
+				_, err := postgres.Open(t.Context(), options(url))
+				wantLine(t, err, "migrate", test.says)
+				if after := db.lines(everything); after != before {
+					t.Fatalf("before:\n%s\nafter:\n%s", before, after)
+				}
+			}
+			db.exec(test.repair)
+			create(t, open(t, url), "u", 5)
+		})
+	}
+}
+
+func TestInstantsAreStoredInUTCWhateverTheServersTimeZone(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.Empty(t)
+	db := connect(t, url)
+	db.exec(fmt.Sprintf("ALTER DATABASE %s SET timezone = 'Asia/Tokyo'", query[string](db, "SELECT quote_ident(current_database())")))
+	db.exec(fmt.Sprintf(tenColumns, "public") + "INSERT INTO public.userdata (cognito_user_id) VALUES ('copied')")
+	store := open(t, url)
+	var copied time.Time
+	if copied = query[time.Time](db, "SELECT created_at FROM viralpilot.userdata WHERE cognito_user_id = 'copied'"); time.Since(copied).Abs() > time.Minute {
+		t.Errorf("a row was copied at %s, and it is %s", copied, time.Now().UTC())
+	}
+	db.exec(`CREATE TABLE zones (zone TEXT);
+		CREATE FUNCTION note_zone() RETURNS trigger LANGUAGE plpgsql AS
+			'BEGIN INSERT INTO public.zones VALUES (current_setting(''TimeZone'')); RETURN NULL; END';
+		CREATE TRIGGER note_zone AFTER INSERT ON viralpilot.ledger FOR EACH ROW EXECUTE FUNCTION note_zone()`)
+	create(t, store, "u", 5)
+	if zones := db.lines("SELECT DISTINCT zone FROM zones"); zones != "UTC" {
+		t.Errorf("time zone of the session: %s", zones)
+	}
+	if stored := query[string](db, "SELECT created_at::text FROM viralpilot.userdata WHERE cognito_user_id = 'u'"); stored != "2026-11-24 10:00:00.123456" {
+		t.Errorf("stored: %s", stored)
+	}
+	a, err := store.Account(t.Context(), "u")
+	if err != nil || !a.CreatedAt.Equal(now) || a.CreatedAt.Location() != time.UTC {
+		t.Errorf("read: %v, %v", a.CreatedAt, err)
+	}
+	entries, err := store.Entries(t.Context(), "u", user.EntryQuery{Limit: 1})
+	if err != nil || len(entries) != 1 || !entries[0].CreatedAt.Equal(now) || entries[0].CreatedAt.Location() != time.UTC {
+		t.Errorf("entries: %+v, %v", entries, err)
+	}
+}

@@ -1,0 +1,193 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/viralpilot/user-management/internal/localpg/localpgtest"
+	"github.com/viralpilot/user-management/internal/postgres"
+	"github.com/viralpilot/user-management/internal/user"
+)
+
+func TestOpenWaitsForADatabaseThatStartsLater(t *testing.T) {
+	t.Parallel()
+	server := localpgtest.Server(t)
+	if err := server.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	var l log
+	opened := background(t, func() error {
+		o := options(server.URL("postgres"))
+		l.into(&o)
+		store, err := postgres.Open(t.Context(), o)
+		if err == nil {
+			store.Close()
+		}
+		return err
+	})
+	await(t, "the log says what is waited for", func() bool { return strings.Contains(l.String(), "waiting for the database") })
+	if err := server.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-opened; err != nil {
+		t.Error(err)
+	}
+	if n := strings.Count(l.String(), "waiting for the database"); n != 1 {
+		t.Errorf("%d lines say that it waits:\n%s", n, l.String())
+	}
+
+	t.Run("refused login", func(t *testing.T) { // here, since this server asks for a password
+		u, err := url.Parse(server.URL("postgres"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		address := u.Host
+		for name, login := range map[string]*url.Userinfo{
+			"wrong password": url.UserPassword("postgres", "secret"),
+			"unknown user":   url.UserPassword("nobody", "secret"),
+		} {
+			t.Run(name, func(t *testing.T) {
+				u.User = login
+				err := openAtOnce(t, u.String())
+				wantLine(t, err, address, "refused the login", login.Username(), "DATABASE_URL")
+			})
+		}
+	})
+}
+
+func TestOpenGivesUpAtOnceWhereWaitingCannotHelp(t *testing.T) {
+	t.Parallel()
+	dsn := localpgtest.Empty(t)
+	db := connect(t, dsn)
+	t.Run("missing database", func(t *testing.T) {
+		u, err := url.Parse(dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u.User, u.Path = url.UserPassword(u.User.Username(), password(u)), "/not_there"
+		err = openAtOnce(t, u.String())
+		wantLine(t, err, u.Host, `"not_there"`, "does not exist", "DATABASE_URL")
+		if p := password(u); p != "" && strings.Contains(err.Error(), p) {
+			t.Error("the line has the password")
+		}
+	})
+	t.Run("no right to connect", func(t *testing.T) {
+		closed := login(t, db, dsn, "")
+		db.exec(fmt.Sprintf("REVOKE CONNECT ON DATABASE %s FROM PUBLIC", query[string](db, "SELECT quote_ident(current_database())")))
+		err := openAtOnce(t, closed)
+		wantLine(t, err, "may not connect to the database", "DATABASE_URL")
+	})
+	t.Run("not a URL", func(t *testing.T) {
+		err := openAtOnce(t, "postgresql://u:secret@h:port/d")
+		wantLine(t, err, "DATABASE_URL")
+	})
+}
+
+// openAtOnce opens a store that would wait for an hour if it waited at all, and returns the error.
+func openAtOnce(t *testing.T, url string) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	o := options(url)
+	o.ConnectTimeout = time.Hour
+	store, err := postgres.Open(ctx, o)
+	if err == nil {
+		store.Close()
+	}
+	return err
+}
+
+func password(u *url.URL) string {
+	p, _ := u.User.Password()
+	return p
+}
+
+func TestOpenGivesUpAfterTheConnectTimeout(t *testing.T) {
+	t.Parallel()
+	// The first never accepts a connection, the second accepts and then says nothing.
+	closed, silent := listen(t), listen(t)
+	closed.Close()
+	for name, test := range map[string]struct{ address, says string }{
+		"nothing listens":        {closed.Addr().String(), "connection refused"},
+		"what listens is silent": {silent.Addr().String(), "no answer in time"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := options("postgresql://user:secret@" + test.address + "/db?sslmode=disable")
+			o.ConnectTimeout = 300 * time.Millisecond
+			begin := time.Now()
+			_, err := postgres.Open(t.Context(), o)
+			wantLine(t, err, test.address, "300ms", test.says, "DATABASE_URL")
+			if took := time.Since(begin); took > patience/2 {
+				t.Errorf("it took %s", took)
+			}
+		})
+	}
+}
+
+func TestOpenEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	nobody := listen(t)
+	nobody.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	o := options("postgresql://user:secret@" + nobody.Addr().String() + "/db")
+	o.ConnectTimeout = time.Hour
+	var l log
+	l.into(&o)
+	opened := background(t, func() error {
+		_, err := postgres.Open(ctx, o)
+		return err
+	})
+	await(t, "it waits", func() bool { return strings.Contains(l.String(), "waiting") })
+	cancel()
+	if err := <-opened; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if strings.Contains(l.String(), "secret") {
+		t.Errorf("the log has the password: %s", l.String())
+	}
+}
+
+func TestPing(t *testing.T) {
+	t.Parallel()
+	t.Run("is nil when the database answers", func(t *testing.T) {
+		t.Parallel()
+		if err := open(t, localpgtest.New(t)).Ping(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("says that the database is gone", func(t *testing.T) {
+		t.Parallel()
+		dsn := localpgtest.New(t)
+		store, db := open(t, dsn), connect(t, localpgtest.Empty(t))
+		u, err := url.Parse(dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := strings.TrimPrefix(u.Path, "/")
+		db.exec(fmt.Sprintf("ALTER DATABASE %q ALLOW_CONNECTIONS false", name))
+		db.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+		_, err = store.Account(t.Context(), "u") // may still meet a connection that was open
+		wantError(t, err, user.ErrDatabaseUnavailable)
+		wantError(t, store.Ping(t.Context()), user.ErrDatabaseUnavailable)
+		_, err = store.Account(t.Context(), "u")
+		wantError(t, err, user.ErrDatabaseUnavailable)
+	})
+}
+
+func listen(t *testing.T) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
