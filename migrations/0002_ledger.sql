@@ -37,6 +37,7 @@ CREATE UNIQUE INDEX ledger_idempotency_key ON viralpilot.ledger (cognito_user_id
 CREATE INDEX ledger_refunds ON viralpilot.ledger (cognito_user_id, refunded_entry_id) WHERE refunded_entry_id IS NOT NULL;
 CREATE INDEX ledger_reservations ON viralpilot.ledger (cognito_user_id, reservation_id, entry_id) WHERE reservation_id IS NOT NULL;
 CREATE INDEX ledger_terms ON viralpilot.ledger (cognito_user_id, entry_id) WHERE kind IN ('monthly_reset', 'tier_change');
+CREATE INDEX ledger_administrators ON viralpilot.ledger (actor) WHERE actor LIKE 'cognito:%';
 -- The table grows in the order of time, so this tiny index skips what is outside of the days asked for.
 CREATE INDEX ledger_time ON viralpilot.ledger USING brin (created_at);
 

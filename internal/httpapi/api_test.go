@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -70,6 +71,8 @@ type service struct {
 	store   *postgres.Store
 	clock   *clock
 	log     *lockedBuffer
+	// key is sent with every request, if there is one; see as.
+	key string
 }
 
 // start returns a service with the built-in tiers, except that basic has 5000 tokens; change may alter its options.
@@ -92,6 +95,7 @@ func start(t *testing.T, change ...func(*httpapi.Options)) *service {
 		Version:        "test",
 		CORSOrigins:    []string{"*"},
 		LogRequests:    httpapi.LogAll,
+		MetricsHandler: metrics,
 		RequestTimeout: 10 * time.Second,
 	}
 	return s.with(t, change...)
@@ -107,6 +111,12 @@ func (s *service) with(t *testing.T, change ...func(*httpapi.Options)) *service 
 	other.handler = httpapi.New(other.options).Handler()
 	return &other
 }
+
+// metrics stands in for those of Prometheus.
+var metrics = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	_, _ = io.WriteString(w, "up 1\n")
+})
 
 // request is one call; a Body that is not a string is marshalled.
 type request struct {
@@ -140,6 +150,9 @@ func (s *service) do(r request) response {
 	req := httptest.NewRequestWithContext(s.t.Context(), r.Method, r.Path, bytes.NewReader(body))
 	if r.Body != nil {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	if s.key != "" {
+		req.Header.Set("X-API-Key", s.key)
 	}
 	for name, values := range r.Header {
 		req.Header[name] = values

@@ -436,11 +436,14 @@ func TestMethods(t *testing.T) {
 	s, db := startSQL(t)
 	id := s.account("tester", 5)
 	before := snapshot(t, db)
+	hold := "/user/" + id + "/reservations/0b5a0a3e-6c3e-4b0b-9d5e-1f7b1c9d1a2b"
 	for path, allow := range map[string]string{
-		"/": "GET, HEAD, OPTIONS", "/health": "GET, HEAD, OPTIONS", "/livez": "GET, HEAD, OPTIONS", "/tiers": "GET, HEAD, OPTIONS",
-		"/user": "POST, OPTIONS", "/user/" + id: "GET, HEAD, OPTIONS", "/user/" + id + "/status": "GET, HEAD, OPTIONS", "/user/" + id + "/ledger": "GET, HEAD, OPTIONS",
-		"/user/" + id + "/tier": "PUT, OPTIONS", "/user/" + id + "/consume-tokens": "POST, OPTIONS", "/user/" + id + "/add-tokens": "POST, OPTIONS",
-		"/user/a%2Fb": "GET, HEAD, OPTIONS", "/user/nobody/status": "GET, HEAD, OPTIONS",
+		"/": "GET, HEAD, OPTIONS", "/health": "GET, HEAD, OPTIONS", "/livez": "GET, HEAD, OPTIONS", "/tiers": "GET, HEAD, OPTIONS", "/users": "GET, HEAD, OPTIONS",
+		"/docs": "GET, HEAD, OPTIONS", "/redoc": "GET, HEAD, OPTIONS", "/openapi.json": "GET, HEAD, OPTIONS", "/openapi.yaml": "GET, HEAD, OPTIONS",
+		"/user": "POST, OPTIONS", "/user/" + id: "GET, HEAD, PATCH, DELETE, OPTIONS", "/user/a%2Fb": "GET, HEAD, PATCH, DELETE, OPTIONS",
+		"/user/" + id + "/status": "GET, HEAD, OPTIONS", "/user/" + id + "/ledger": "GET, HEAD, OPTIONS", "/user/" + id + "/usage": "GET, HEAD, OPTIONS", "/user/nobody/status": "GET, HEAD, OPTIONS",
+		"/user/" + id + "/tier": "PUT, OPTIONS", "/user/" + id + "/consume-tokens": "POST, OPTIONS", "/user/" + id + "/add-tokens": "POST, OPTIONS", "/user/" + id + "/refunds": "POST, OPTIONS",
+		"/user/" + id + "/reservations": "GET, HEAD, POST, OPTIONS", hold: "GET, HEAD, OPTIONS", hold + "/settle": "POST, OPTIONS", hold + "/release": "POST, OPTIONS",
 	} {
 		allowed := strings.Split(allow, ", ")
 		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "TRACE", "BREW", "get", "OPTIONS"} {

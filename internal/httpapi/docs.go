@@ -94,6 +94,7 @@ SwaggerUIBundle({
   dom_id: '#swagger-ui',
   deepLinking: true,
   displayRequestDuration: true,
+  persistAuthorization: true,
   tryItOutEnabled: true,
   validatorUrl: null,
 })

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -51,41 +52,17 @@ func respond(w http.ResponseWriter, status int, body any) error {
 //
 // Failures: unsupported_media_type, body_too_large, malformed_json, and validation_failed with all that is wrong.
 func decode(w http.ResponseWriter, r *http.Request, dst any) error {
-	body, err := readBody(w, r)
-	if err != nil {
-		return err
-	}
-	return decodeObject(body, dst)
-}
-
-// decodeOptional is decode for a call whose body may be left out; an empty one may have any type.
-func decodeOptional(w http.ResponseWriter, r *http.Request, dst any) error {
-	if r.ContentLength == 0 {
-		return nil
-	}
-	body, err := readBody(w, r)
-	if err != nil || len(body) == 0 {
-		return err
-	}
-	return decodeObject(body, dst)
-}
-
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if ct := r.Header.Get("Content-Type"); ct != "" {
 		if media, _, err := mime.ParseMediaType(ct); err != nil || media != "application/json" {
-			return nil, errUnsupportedMedia
+			return errUnsupportedMedia
 		}
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return nil, errBodyTooLarge
+		return errBodyTooLarge
 	} else if err != nil {
-		return nil, errMalformedJSON.Because(err)
+		return errMalformedJSON.Because(err)
 	}
-	return body, nil
-}
-
-func decodeObject(body []byte, dst any) error {
 	members, err := object(body)
 	if err != nil {
 		return err
@@ -98,6 +75,19 @@ func decodeObject(body []byte, dst any) error {
 		}
 	}
 	return problems.with(validate.Struct(dst))
+}
+
+// decodeOptional is decode for a call whose body may be left out; an empty one may have any type.
+func decodeOptional(w http.ResponseWriter, r *http.Request, dst any) error {
+	body := bufio.NewReader(r.Body)
+	if _, err := body.Peek(1); errors.Is(err, io.EOF) {
+		return nil
+	}
+	r.Body = struct {
+		io.Reader
+		io.Closer
+	}{body, r.Body}
+	return decode(w, r, dst)
 }
 
 // member is one name of a JSON object with its value as written.

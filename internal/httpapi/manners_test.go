@@ -113,7 +113,8 @@ func TestHEADIsGETWithoutTheBody(t *testing.T) {
 		return response, string(body)
 	}
 	for _, path := range []string{
-		"/", "/health", "/livez", "/tiers", "/user/" + id, "/user/" + id + "/status", "/user/" + id + "/ledger?limit=1", "/user/nobody/status", "/user/nobody/ledger",
+		"/", "/health", "/livez", "/tiers", "/docs", "/openapi.json", "/openapi.yaml", "/users?limit=1", "/user/" + id, "/user/" + id + "/status", "/user/" + id + "/ledger?limit=1",
+		"/user/" + id + "/usage", "/user/" + id + "/reservations", "/user/" + id + "/reservations/nope", "/user/nobody/status", "/user/nobody/ledger",
 		"/user/" + id + "/ledger?limit=0", "/nope", "/user/%00", "/user//status", "/user", "/user/" + id + "/tier",
 	} {
 		t.Run(path+" has the same headers", func(t *testing.T) {

@@ -47,7 +47,7 @@ func TestSequencesThroughTheStore(t *testing.T) {
 				playing.Go(func() {
 					for i := range waiting {
 						id := fmt.Sprintf("user-%d", i)
-						if err := usertest.Sequences().Example(seed + i).Run(t.Context(), subject, id); err != nil {
+						if err := usertest.Sequences().Example(seed+i).Run(t.Context(), subject, id); err != nil {
 							t.Errorf("seed %d: %v", seed+i, err)
 						}
 					}

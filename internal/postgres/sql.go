@@ -73,13 +73,15 @@ const (
 		WHERE cognito_user_id = $1 AND created_at >= $3 AND created_at < $4
 		GROUP BY stretch`
 
-	// Each branch walks the index of one column and the outer query merges what they find: one condition with OR would
-	// walk all accounts. The operators are those of text_pattern_ops, which LIKE with a parameter does not get to use.
+	// The side rows begin where the page does: merged with all of them, a page would cost more the later it is.
 	selectAccounts = `SELECT ` + accountColumns + `
-		FROM viralpilot.userdata LEFT JOIN viralpilot.account_state USING (cognito_user_id)
+		FROM viralpilot.userdata
+			LEFT JOIN (SELECT * FROM viralpilot.account_state WHERE cognito_user_id > $1) s USING (cognito_user_id)
 		WHERE cognito_user_id > $1` + accountFilters + `
 		ORDER BY cognito_user_id LIMIT $5`
 
+	// Each branch walks the index of one column and the outer query merges what they find: one condition with OR would
+	// walk all accounts. The operators are those of text_pattern_ops, which LIKE with a parameter does not get to use.
 	selectAccountsByPrefix = `WITH found AS (
 			(SELECT cognito_user_id FROM viralpilot.userdata
 				WHERE cognito_user_id > $1` + accountFilters + ` AND cognito_user_id ~>=~ $6 AND cognito_user_id ~<~ $7
@@ -183,7 +185,7 @@ var copyAccount = []string{
 		SELECT $2, ` + reservationColumns + ` FROM viralpilot.reservations WHERE cognito_user_id = $1`,
 	`INSERT INTO viralpilot.ledger (cognito_user_id, ` + entryColumns + `) OVERRIDING SYSTEM VALUE
 		SELECT $2, entry_id, kind, amount, balance_after, used_after, tokens_charged, reservation_id, refunded_entry_id,
-			NULL, NULL, NULL, nullif(actor, $1), created_at
+			NULL, NULL, NULL, CASE WHEN actor NOT IN ($1::text, 'cognito:' || $1::text) THEN actor END, created_at
 		FROM viralpilot.ledger WHERE cognito_user_id = $1`,
 }
 
@@ -192,6 +194,8 @@ var deleteAccount = []string{
 	`DELETE FROM viralpilot.reservations WHERE cognito_user_id = $1`,
 	`DELETE FROM viralpilot.account_state WHERE cognito_user_id = $1`,
 	`DELETE FROM viralpilot.userdata WHERE cognito_user_id = $1`,
+	// An administrator is named in the entries of others.
+	`UPDATE viralpilot.ledger SET actor = NULL WHERE actor = 'cognito:' || $1::text AND actor LIKE 'cognito:%'`,
 }
 
 // userdataFields are where the columns of userdataColumns go.

@@ -215,6 +215,8 @@ func (s *Store) Accounts(ctx context.Context, q user.AccountQuery) ([]user.Accou
 	}
 	from, to := prefixRange(q.Prefix)
 	lowerFrom, lowerTo := prefixRange(strings.ToLower(q.Prefix))
+	// A plan for this prefix, never one for any: that would walk all accounts.
+	args = append([]any{pgx.QueryExecModeCacheDescribe}, args...)
 	return list(ctx, s, scanAccount, selectAccountsByPrefix, append(args, from, to, lowerFrom, lowerTo)...)
 }
 

@@ -1,0 +1,397 @@
+package httpapi_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/viralpilot/user-management/internal/httpapi"
+)
+
+// caller is who calls: the holder of a key with scopes, or a signed-in user.
+type caller struct {
+	name, id string
+	scopes   []httpapi.Scope
+}
+
+func (c caller) Actor() string { return c.name }
+func (c caller) Key() string   { return c.name + " " + c.id }
+
+func (c caller) Can(scope httpapi.Scope) bool {
+	return slices.Contains(c.scopes, scope) || scope == httpapi.Read && slices.Contains(c.scopes, httpapi.Manage)
+}
+
+func (c caller) Owns(id string) bool { return c.id != "" && c.id == id }
+
+// authenticate takes keys that say themselves who sends them: NAME/SCOPE+SCOPE for the holder of a key, NAME/SCOPE/ID for
+// a user who is signed in.
+func authenticate(_ context.Context, header http.Header) (httpapi.Caller, error) {
+	name, rest, ok := strings.Cut(header.Get("X-API-Key"), "/")
+	if !ok {
+		return nil, httpapi.Unauthenticated("An API key or a token is required.")
+	}
+	scopes, id, _ := strings.Cut(rest, "/")
+	c := caller{name: name, id: id}
+	for scope := range strings.SplitSeq(scopes, "+") {
+		c.scopes = append(c.scopes, httpapi.Scope(scope))
+	}
+	return c, nil
+}
+
+// as is the service for the caller with this key.
+func (s *service) as(key string) *service {
+	c := *s
+	c.key = key
+	return &c
+}
+
+const operator = "operator/read+consume+manage+metrics"
+
+// startLocked returns a service that wants to know who calls, for an operator who may do everything.
+func startLocked(t *testing.T) (*service, *pgxpool.Pool) {
+	t.Helper()
+	s, db := startSQL(t, func(o *httpapi.Options) { o.Authenticate = authenticate })
+	return s.as(operator), db
+}
+
+// Who calls, by name; ID stands for the account that is asked for.
+var callers = map[string]string{
+	"nobody":  "",
+	"read":    "reader/read",
+	"consume": "consumer/consume",
+	"manage":  "manager/manage",
+	"metrics": "scraper/metrics",
+	"self":    "end user//ID",
+	"other":   "end user//ID2",
+	"admin":   "cognito:admin/manage/admin",
+}
+
+// access says which callers a route lets in; an open service lets in everybody.
+var access = map[string]struct{ callers, said string }{
+	"GET /":             {"nobody read consume manage metrics self other admin", ""},
+	"GET /health":       {"nobody read consume manage metrics self other admin", ""},
+	"GET /livez":        {"nobody read consume manage metrics self other admin", ""},
+	"GET /docs":         {"nobody read consume manage metrics self other admin", ""},
+	"GET /docs/{file}":  {"nobody read consume manage metrics self other admin", ""},
+	"GET /redoc":        {"nobody read consume manage metrics self other admin", ""},
+	"GET /openapi.json": {"nobody read consume manage metrics self other admin", ""},
+	"GET /openapi.yaml": {"nobody read consume manage metrics self other admin", ""},
+	"GET /metrics":      {"metrics", "Scope: `metrics`."},
+	"GET /tiers":        {"read manage admin", "Scope: `read`."},
+
+	"GET /user/{cognito_user_id}":        {"read manage self admin", "Scope: `read`, or the user's own token."},
+	"GET /user/{cognito_user_id}/status": {"read manage self admin", "Scope: `read`, or the user's own token."},
+	"GET /user/{cognito_user_id}/ledger": {"read manage self admin", "Scope: `read`, or the user's own token."},
+	"GET /user/{cognito_user_id}/usage":  {"read manage self admin", "Scope: `read`, or the user's own token."},
+
+	"GET /user/{cognito_user_id}/reservations":                  {"read manage admin", "Scope: `read`."},
+	"GET /user/{cognito_user_id}/reservations/{reservation_id}": {"read manage admin", "Scope: `read`."},
+
+	"POST /user/{cognito_user_id}/consume-tokens":                        {"consume", "Scope: `consume`."},
+	"POST /user/{cognito_user_id}/reservations":                          {"consume", "Scope: `consume`."},
+	"POST /user/{cognito_user_id}/reservations/{reservation_id}/settle":  {"consume", "Scope: `consume`."},
+	"POST /user/{cognito_user_id}/reservations/{reservation_id}/release": {"consume", "Scope: `consume`."},
+	"POST /user/{cognito_user_id}/refunds":                               {"consume", "Scope: `consume`."},
+
+	"GET /users":                              {"manage admin", "Scope: `manage`."},
+	"POST /user":                              {"manage admin", "Scope: `manage`."},
+	"PATCH /user/{cognito_user_id}":           {"manage admin", "Scope: `manage`."},
+	"DELETE /user/{cognito_user_id}":          {"manage admin", "Scope: `manage`."},
+	"PUT /user/{cognito_user_id}/tier":        {"manage admin", "Scope: `manage`."},
+	"POST /user/{cognito_user_id}/add-tokens": {"manage admin", "Scope: `manage`."},
+}
+
+// requestFor makes a request for a route that succeeds, once, and returns it with the account that it is for.
+func (s *service) requestFor(route string) (r request, id string) {
+	s.t.Helper()
+	id = s.account("tester", 0)
+	method, path, _ := strings.Cut(route, " ")
+	held := s.post("/user/"+id+"/reservations", m{"tokens": 5}).want(http.StatusCreated)["reservation_id"].(string)
+	path = strings.NewReplacer("{cognito_user_id}", id, "{reservation_id}", held, "{file}", "swagger-ui.css").Replace(path)
+	r = request{Method: method, Path: path}
+	switch last := path[strings.LastIndex(path, "/")+1:]; {
+	case method == http.MethodPatch:
+		r.Body = m{"username": "Ann"}
+	case last == "user":
+		r.Body = m{"cognito_user_id": id + "-new"}
+	case last == "tier":
+		r.Body = m{"tier": "basic"}
+	case last == "consume-tokens":
+		r.Body = m{}
+	case last == "add-tokens":
+		r.Body = m{"tokens_to_add": 1}
+	case last == "reservations" && method == http.MethodPost:
+		r.Body = m{"tokens": 1}
+	case last == "settle":
+		r.Body = m{"tokens_used": 1}
+	case last == "refunds":
+		r.Body = m{"entry_id": s.consume(id, 1).want(http.StatusOK)["entry_id"]}
+	}
+	return r, id
+}
+
+func TestEveryRouteForEveryCaller(t *testing.T) {
+	t.Parallel()
+	s, db := startLocked(t)
+	open := s.with(t, func(o *httpapi.Options) { o.Authenticate = nil })
+	walked := map[string]bool{}
+	err := chi.Walk(httpapi.New(s.options).Routes(), func(method, path string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
+		walked[method+" "+path] = true
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for route := range access {
+		if !walked[route] {
+			t.Errorf("%s is not routed", route)
+		}
+	}
+	for route := range walked {
+		row, ok := access[route]
+		if !ok {
+			t.Errorf("nobody has said who may call %s", route)
+			continue
+		}
+		methods := []string{strings.Fields(route)[0]}
+		if methods[0] == http.MethodGet {
+			methods = append(methods, http.MethodHead)
+		}
+		for _, method := range methods {
+			t.Run(method+strings.TrimPrefix(route, methods[0]), func(t *testing.T) {
+				s, open := s.in(t), open.in(t)
+				r, id := s.requestFor(route)
+				r.Method = method
+				before := snapshot(t, db)
+				for name, key := range callers {
+					if slices.Contains(strings.Fields(row.callers), name) {
+						continue
+					}
+					status, code := http.StatusForbidden, "forbidden"
+					if name == "nobody" {
+						status, code = http.StatusUnauthorized, "unauthenticated"
+					}
+					answer := s.as(strings.ReplaceAll(key, "ID", id)).do(r)
+					if answer.Status != status || method != http.MethodHead && problemCode(answer) != code {
+						t.Errorf("%s is answered with %d %s, want %d %s", name, answer.Status, answer.Body, status, code)
+					}
+				}
+				if snapshot(t, db) != before {
+					t.Error("a refused call has changed something")
+				}
+				for _, name := range append(strings.Fields(row.callers), "open") {
+					r, id := s.requestFor(route)
+					r.Method = method
+					asked := s.as(strings.ReplaceAll(callers[name], "ID", id))
+					if name == "open" {
+						asked = open
+					}
+					if answer := asked.do(r); answer.Status >= http.StatusBadRequest {
+						t.Errorf("%s is answered with %d %s", name, answer.Status, answer.Body)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestTheDocumentSaysWhoMayCall(t *testing.T) {
+	t.Parallel()
+	for _, o := range openAPI().operations() {
+		row := access[strings.Replace(o.method, http.MethodHead, http.MethodGet, 1)+" "+o.path]
+		public := o.Security != nil && len(*o.Security) == 0
+		if public != (row.said == "") {
+			t.Errorf("%s %s: needs no credentials by the document: %v", o.method, o.path, public)
+		}
+		if o.method != http.MethodHead && !strings.HasSuffix(strings.TrimSpace(o.Description), row.said) {
+			t.Errorf("%s %s: the description should end with %s", o.method, o.path, row.said)
+		}
+	}
+}
+
+func TestOnlySomeCallersCreateByReading(t *testing.T) {
+	t.Parallel()
+	s, db := startLocked(t)
+	for name, c := range map[string]struct {
+		key    string
+		method string
+		status int
+	}{
+		"a reader finds nobody":                         {"reader/read", http.MethodGet, http.StatusNotFound},
+		"a user who is new finds nobody":                {"end user//ID", http.MethodGet, http.StatusNotFound},
+		"another user is refused":                       {"end user//other", http.MethodGet, http.StatusForbidden},
+		"a key that may only consume is refused":        {"consumer/consume", http.MethodGet, http.StatusForbidden},
+		"a key that may only read metrics is refused":   {"scraper/metrics", http.MethodGet, http.StatusForbidden},
+		"HEAD finds nobody, even for managers":          {"manager/manage", http.MethodHead, http.StatusNotFound},
+		"a manager creates the account":                 {"manager/manage", http.MethodGet, http.StatusOK},
+		"a reader who may consume creates it":           {"backend/read+consume", http.MethodGet, http.StatusOK},
+		"an administrator creates it":                   {"cognito:admin/manage/admin", http.MethodGet, http.StatusOK},
+		"a user who may consume too creates their own":  {"end user/consume/ID", http.MethodGet, http.StatusOK},
+		"a user who may consume does not create others": {"end user/consume/other", http.MethodGet, http.StatusForbidden},
+	} {
+		t.Run(name, func(t *testing.T) { // one after the other: each looks at all that is stored
+			id := fmt.Sprintf("unborn-%d", accounts.Add(1))
+			before := snapshot(t, db)
+			s.in(t).as(strings.ReplaceAll(c.key, "ID", id)).do(request{Method: c.method, Path: "/user/" + id}).want(c.status)
+			if created := snapshot(t, db) != before; created != (c.status == http.StatusOK) {
+				t.Errorf("status %d, and something was written: %v", c.status, created)
+			}
+		})
+	}
+}
+
+func TestAUserGetsNoFurtherThanTheirOwnAccount(t *testing.T) {
+	t.Parallel()
+	s, db := startLocked(t)
+	for _, id := range []string{"me", "victim", "me/../victim", "%6de"} {
+		s.post("/user", m{"cognito_user_id": id}).want(http.StatusCreated)
+	}
+	user := s.as("end user//me")
+	before := snapshot(t, db)
+	for path, status := range map[string]int{
+		"/user/me":                               http.StatusOK,
+		"/user/%6de":                             http.StatusOK,
+		"/user/%6D%65":                           http.StatusOK,
+		"/user/me?cognito_user_id=victim":        http.StatusOK,
+		"/user/me?/../victim":                    http.StatusOK,
+		"/user/victim":                           http.StatusForbidden,
+		"/user/%76ictim":                         http.StatusForbidden,
+		"/user/ME":                               http.StatusForbidden,
+		"/user/me%20":                            http.StatusForbidden,
+		"/user/%256de":                           http.StatusForbidden,
+		"/user/me%00":                            http.StatusForbidden,
+		"/user/me%00/../victim":                  http.StatusNotFound,
+		"/user/victim%00me":                      http.StatusForbidden,
+		"/user/me%2F..%2Fvictim":                 http.StatusForbidden,
+		"/user/me%252F..%252Fvictim":             http.StatusForbidden,
+		"/user/me%5C..%5Cvictim":                 http.StatusForbidden,
+		"/user/me%2fstatus":                      http.StatusForbidden,
+		"/user/me;victim":                        http.StatusForbidden,
+		"/user/me%3Fvictim":                      http.StatusForbidden,
+		"/user/me%23":                            http.StatusForbidden,
+		"/user/me%ff":                            http.StatusForbidden,
+		"/user/m%C3%A9":                          http.StatusForbidden,
+		"/user/%2e%2e":                           http.StatusForbidden,
+		"/user/%2e%2e%2fvictim":                  http.StatusForbidden,
+		"/user/..":                               http.StatusForbidden,
+		"/user/":                                 http.StatusNotFound,
+		"/user//me":                              http.StatusNotFound,
+		"/user//victim":                          http.StatusNotFound,
+		"//user/victim":                          http.StatusNotFound,
+		"/./user/me":                             http.StatusNotFound,
+		"/user/me/":                              http.StatusNotFound,
+		"/user/me/../victim":                     http.StatusNotFound,
+		"/user/me/%2e%2e/victim":                 http.StatusNotFound,
+		"/user/me/status/../../victim/status":    http.StatusNotFound,
+		"/user%2Fme":                             http.StatusNotFound,
+		"/%75ser/me":                             http.StatusNotFound,
+		"/USER/me":                               http.StatusNotFound,
+		"/user/me/status":                        http.StatusOK,
+		"/user/victim/status":                    http.StatusForbidden,
+		"/user//status":                          http.StatusForbidden,
+		"/user/me%2F..%2Fvictim/ledger":          http.StatusForbidden,
+		"/user/victim/usage":                     http.StatusForbidden,
+		"/user/victim/usage?cognito_user_id=me":  http.StatusForbidden,
+		"/user/me/reservations":                  http.StatusForbidden,
+		"/user/me/reservations?erase=1&limit=-1": http.StatusForbidden,
+		"/users":                                 http.StatusForbidden,
+		"/users?q=me":                            http.StatusForbidden,
+		"/tiers":                                 http.StatusForbidden,
+	} {
+		t.Run(fmt.Sprintf("%d %s", status, path), func(t *testing.T) {
+			user := user.in(t)
+			got := user.get(path).want(status)
+			if status == http.StatusOK {
+				has(t, got, m{"cognito_user_id": "me"})
+			}
+			user.do(request{Method: http.MethodHead, Path: path}).want(status)
+		})
+	}
+	if after := snapshot(t, db); after != before {
+		t.Errorf("something changed:\n%s\nbefore:\n%s", after, before)
+	}
+}
+
+func TestHeadersThatWouldChangeTheCallAreIgnored(t *testing.T) {
+	t.Parallel()
+	s, db := startLocked(t)
+	id := s.account("tester", 5)
+	victim := s.account("tester", 5)
+	before := snapshot(t, db)
+	for name, value := range map[string]string{
+		"X-HTTP-Method-Override": "DELETE",
+		"X-HTTP-Method":          "DELETE",
+		"X-Method-Override":      "PATCH",
+		"X-Original-URL":         "/user/" + victim,
+		"X-Rewrite-URL":          "/user/" + victim,
+		"X-Forwarded-Prefix":     "/user/" + victim,
+		"X-Forwarded-User":       "operator",
+		"X-Remote-User":          "operator",
+		"X-Amzn-Oidc-Identity":   victim,
+		"Cookie":                 "X-API-Key=" + operator,
+	} {
+		t.Run(name+" is ignored", func(t *testing.T) {
+			s, header := s.in(t).as("end user//"+id), http.Header{http.CanonicalHeaderKey(name): {value}}
+			got := s.do(request{Method: http.MethodGet, Path: "/user/" + id + "?_method=DELETE", Header: header})
+			has(t, got.want(http.StatusOK), m{"cognito_user_id": id, "is_active": true})
+			s.do(request{Method: http.MethodPost, Path: "/user/" + id, Header: header, Body: m{}}).
+				wantProblem(http.StatusMethodNotAllowed, "method_not_allowed")
+			s.do(request{Method: http.MethodGet, Path: "/user/" + victim, Header: header}).
+				wantProblem(http.StatusForbidden, "forbidden")
+		})
+	}
+	if after := snapshot(t, db); after != before {
+		t.Errorf("something changed:\n%s\nbefore:\n%s", after, before)
+	}
+}
+
+func TestEntriesNameWhoMadeThem(t *testing.T) {
+	t.Parallel()
+	s, _ := startLocked(t)
+	id := "named"
+	path := "/user/" + id
+	s.post("/user", m{"cognito_user_id": id}).want(http.StatusCreated)
+	by := func(name string) *service { return s.as(name + "/consume+manage") }
+	reserve := func(name string) string {
+		return path + "/reservations/" + by(name).post(path+"/reservations", m{"tokens": 5}).want(http.StatusCreated)["reservation_id"].(string)
+	}
+	by("tier").put(path+"/tier", m{"tier": "tester"}).want(http.StatusOK)
+	by("renewal").put(path+"/tier", m{"tier": "tester", "renewal_date": "2027-01-01T00:00:00Z"}).want(http.StatusOK)
+	by("add").add(id, 5).want(http.StatusOK)
+	charge := by("consume").consume(id, 5).want(http.StatusOK)
+	by("settle").post(reserve("reserve")+"/settle", m{"tokens_used": 3}).want(http.StatusOK)
+	by("release").post(reserve("reserve again")+"/release", nil).want(http.StatusOK)
+	by("refund").post(path+"/refunds", m{"entry_id": charge["entry_id"]}).want(http.StatusOK)
+	by("patch").do(request{Method: http.MethodPatch, Path: path, Body: m{"username": "Ann"}}).want(http.StatusOK)
+	reserve("expire")
+	s.clock.Set(s.clock.Now().Add(10 * time.Minute))
+	by("touch").add(id, 1).want(http.StatusOK)
+	reserve("held")
+	by("delete").do(request{Method: http.MethodDelete, Path: path}).want(http.StatusNoContent)
+	s.with(t, func(o *httpapi.Options) { o.Authenticate = nil }).add(id, 1).want(http.StatusOK)
+
+	var got []string
+	for _, e := range slices.Backward(s.entries(id)) {
+		got = append(got, fmt.Sprintf("%v by %v", e["kind"], e["actor"]))
+	}
+	want := []string{
+		"tier_change by tier", "profile_change by renewal", "top_up by add", "consume by consume", "reserve by reserve",
+		"settle by settle", "reserve by reserve again", "release by release", "refund by refund", "profile_change by patch",
+		"reserve by expire", "expire by <nil>", "top_up by touch", "reserve by held", "release by delete",
+		"profile_change by delete", "top_up by <nil>",
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("entries %q\nwant    %q", got, want)
+	}
+	if callers := s.log.String(); !strings.Contains(callers, `"caller":"refund"`) {
+		t.Error("the log does not name the caller")
+	}
+}

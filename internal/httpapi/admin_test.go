@@ -1,0 +1,316 @@
+package httpapi_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/viralpilot/user-management/internal/user"
+)
+
+func (s *service) patch(id string, body any) response {
+	s.t.Helper()
+	return s.do(request{Method: http.MethodPatch, Path: "/user/" + id, Body: body})
+}
+
+func (s *service) delete(id, query string) response {
+	s.t.Helper()
+	return s.do(request{Method: http.MethodDelete, Path: "/user/" + id + query})
+}
+
+func TestPatching(t *testing.T) {
+	t.Parallel()
+	s, db := startSQL(t)
+	for name, c := range map[string]struct {
+		body   any
+		fields string // as the entry names them
+		want   m
+	}{
+		"what is absent stays":               {m{}, "", m{"username": "Ann", "email": "ann@example.com", "subscription_status": "active", "is_active": true}},
+		"a name is set":                      {m{"username": "Bea Ö"}, "username", m{"username": "Bea Ö", "email": "ann@example.com"}},
+		"an address is set":                  {m{"email": "bea@example.com"}, "email", m{"username": "Ann", "email": "bea@example.com"}},
+		"null clears":                        {m{"username": nil, "email": nil}, "email,username", m{"username": nil, "email": nil}},
+		"an empty text clears":               {m{"username": "", "email": ""}, "email,username", m{"username": nil, "email": nil}},
+		"a status is set":                    {m{"subscription_status": "past_due"}, "subscription_status", m{"subscription_status": "past_due", "is_active": true}},
+		"an account is deactivated":          {m{"is_active": false}, "is_active", m{"is_active": false}},
+		"all is set at once":                 {m{"username": "Bea", "email": nil, "subscription_status": "trialing", "is_active": false}, "email,is_active,subscription_status,username", m{"username": "Bea", "email": nil, "subscription_status": "trialing", "is_active": false}},
+		"the same again changes nothing":     {m{"username": "Ann", "email": "ann@example.com", "subscription_status": "active", "is_active": true}, "", m{"username": "Ann"}},
+		"only what is new counts as changed": {m{"username": "Ann", "email": "new@example.com"}, "email", m{"email": "new@example.com"}},
+	} {
+		t.Run(name, func(t *testing.T) { // one after the other: each looks at all that is stored
+			s := s.in(t)
+			id := s.account("tester", 5)
+			s.patch(id, m{"username": "Ann", "email": "ann@example.com"}).want(http.StatusOK)
+			n, before := len(s.entries(id)), snapshot(t, db)
+			s.later(time.Second)
+			got := s.patch(id, c.body).want(http.StatusOK)
+			shape(t, got, userFields)
+			has(t, got, c.want)
+			tokens(t, got, 1005, 0)
+			has(t, s.get("/user/"+id).want(http.StatusOK), got)
+			entries := s.entries(id)
+			if c.fields == "" {
+				if snapshot(t, db) != before {
+					t.Error("nothing changed, and something was written")
+				}
+				return
+			}
+			if len(entries) != n+1 {
+				t.Fatalf("%d entries more", len(entries)-n)
+			}
+			has(t, entries[0], m{"kind": "profile_change", "amount": 0, "balance_after": 1005, "metadata": m{"fields": c.fields}})
+			if got["updated_at"] != s.clock.Now().Format(time.RFC3339Nano) {
+				t.Errorf("updated_at %v", got["updated_at"])
+			}
+		})
+	}
+	t.Run("an unknown user is user_not_found, whatever the body", func(t *testing.T) {
+		s := s.in(t)
+		s.patch("nobody", m{"username": "Ann"}).wantProblem(http.StatusNotFound, "user_not_found")
+		s.patch("nobody", "garbage").wantProblem(http.StatusNotFound, "user_not_found")
+	})
+}
+
+func TestDeactivating(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	id := s.account("tester", 5)
+	held, settled := s.reserve(id, 100), s.reserve(id, 50)
+	s.settle(settled, 20).want(http.StatusOK)
+	s.delete(id, "").want(http.StatusNoContent)
+
+	has(t, s.get(held).want(http.StatusOK), m{"status": "released", "tokens_returned": 100})
+	has(t, s.status(id), m{
+		"can_make_request": false, "reason": "user_inactive", "tokens_reserved": 0, "tokens_remaining": 985, "tokens_used_this_month": 20,
+	})
+	kinds := "tier_change +1000, top_up +5, reserve -100, reserve -50, settle +30, release +100, profile_change +0"
+	if got := s.kinds(id); got != kinds {
+		t.Errorf("ledger: %s", got)
+	}
+	has(t, s.entries(id)[0], m{"metadata": m{"fields": "is_active"}})
+	s.consume(id, 1).wantProblem(http.StatusForbidden, "user_inactive")
+	s.post("/user/"+id+"/reservations", m{"tokens": 1}).wantProblem(http.StatusForbidden, "user_inactive")
+	has(t, s.get("/user/"+id).want(http.StatusOK), m{"is_active": false})
+	if found := s.users("?is_active=false&q=" + id); found != id {
+		t.Errorf("the list has %q", found)
+	}
+
+	for _, query := range []string{"", "?erase=false"} { // again is as good
+		s.delete(id, query).want(http.StatusNoContent)
+	}
+	if got := s.kinds(id); got != kinds {
+		t.Errorf("ledger after a second time: %s", got)
+	}
+	for _, query := range []string{"?erase", "?erase=", "?erase=1", "?erase=True", "?erase=true&erase=true"} {
+		s.delete(id, query).wantProblem(http.StatusUnprocessableEntity, "validation_failed")
+		s.delete("nobody", query).wantProblem(http.StatusNotFound, "user_not_found")
+	}
+	s.delete("nobody", "").wantProblem(http.StatusNotFound, "user_not_found")
+	s.patch(id, m{"is_active": true}).want(http.StatusOK)
+	tokens(t, s.consume(id, 5).want(http.StatusOK), 980, 25)
+}
+
+// dump is the content of every table of the database.
+func dump(t *testing.T, db *pgxpool.Pool) string {
+	t.Helper()
+	var text string
+	err := db.QueryRow(t.Context(), `SELECT string_agg(query_to_xml(format('SELECT * FROM %I.%I', schemaname, tablename), true, false, '')::text, '')
+		FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')`).Scan(&text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func TestErasing(t *testing.T) {
+	t.Parallel()
+	s, db := startSQL(t)
+	const id = "person-4711"
+	traces := []string{id, "Ann Traceable", "ann.traceable@example.com", "key-of-ann", "note-of-ann"}
+	meta := m{"note": "note-of-ann"}
+	s.post("/user", m{"cognito_user_id": id, "username": traces[1], "email": traces[2]}).want(http.StatusCreated)
+	s.put("/user/"+id+"/tier", m{"tier": "tester"}).want(http.StatusOK)
+	s.keyed("/user/"+id+"/add-tokens", m{"tokens_to_add": 5, "metadata": meta}, "key-of-ann-1").want(http.StatusOK)
+	charge := s.keyed("/user/"+id+"/consume-tokens", m{"tokens_to_consume": 7, "metadata": meta}, "key-of-ann-2").want(http.StatusOK)
+	s.reserve(id, 100, m{"metadata": meta})
+	s.post(s.reserve(id, 50)+"/settle", m{"tokens_used": 20, "metadata": meta}).want(http.StatusOK)
+	s.keyed("/user/"+id+"/refunds", m{"entry_id": charge["entry_id"], "tokens": 3, "metadata": meta}, "key-of-ann-3").want(http.StatusOK)
+	other := s.account("tester", 0)
+	s.consume(other, 1, "key").want(http.StatusOK)
+	untouched := s.entries(other)
+	kinds := s.kinds(id)
+	for _, trace := range traces {
+		if !strings.Contains(dump(t, db), trace) {
+			t.Fatalf("%s is not there to begin with", trace)
+		}
+	}
+
+	s.delete(id, "?erase=true").want(http.StatusNoContent)
+
+	stored := dump(t, db)
+	for _, trace := range traces {
+		if strings.Contains(stored, trace) {
+			t.Errorf("%s is still there", trace)
+		}
+	}
+	pseudonym := s.users("?q=erased-")
+	if want := kinds + ", release +100, profile_change +0"; !strings.HasPrefix(pseudonym, "erased-") || s.kinds(pseudonym) != want {
+		t.Errorf("%q has the ledger %s\nwant %s", pseudonym, s.kinds(pseudonym), want)
+	}
+	erased := s.get("/user/" + pseudonym).want(http.StatusOK)
+	has(t, erased, m{"username": nil, "email": nil, "is_active": false, "subscription_tier": "tester"})
+	tokens(t, erased, 981, 24)
+	s.refund(pseudonym, charge["entry_id"]).want(http.StatusOK) // entries have kept their ids
+	sum, err := user.Verify(t.Context(), s.store, time.Time{}, func(d user.Disagreement) { t.Errorf("%s: %s", d.AccountID, d.Problem) })
+	if err != nil || sum.Accounts != 2 {
+		t.Errorf("%+v, %v", sum, err)
+	}
+	if got := s.entries(other); fmt.Sprint(got) != fmt.Sprint(untouched) {
+		t.Errorf("another ledger has changed: %v", got)
+	}
+
+	s.get("/user/"+id+"/status").wantProblem(http.StatusNotFound, "user_not_found")
+	s.get("/user/"+id+"/ledger").wantProblem(http.StatusNotFound, "user_not_found")
+	s.delete(id, "?erase=true").wantProblem(http.StatusNotFound, "user_not_found")
+	s.post("/user", m{"cognito_user_id": id}).want(http.StatusCreated) // somebody new
+	if got := s.kinds(id); got != "" {
+		t.Errorf("the ledger of a new account: %s", got)
+	}
+	s.delete(other, "").want(http.StatusNoContent)
+	s.delete(other, "?erase=true").want(http.StatusNoContent)
+	s.get("/user/"+other+"/status").wantProblem(http.StatusNotFound, "user_not_found")
+}
+
+// users are the ids of a page of all users.
+func (s *service) users(query string) string {
+	s.t.Helper()
+	ids, _ := s.usersPage(query)
+	return ids
+}
+
+func (s *service) usersPage(query string) (ids, next string) {
+	s.t.Helper()
+	body := s.get("/users" + query).want(http.StatusOK)
+	shape(s.t, body, "next_cursor users")
+	var list []string
+	for _, u := range body["users"].([]any) {
+		shape(s.t, u.(m), userFields)
+		list = append(list, u.(m)["cognito_user_id"].(string))
+	}
+	next, _ = body["next_cursor"].(string)
+	return strings.Join(list, " "), next
+}
+
+func TestFindingUsers(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	if found, next := s.usersPage(""); found != "" || next != "" {
+		t.Errorf("nobody is there, and %q is found, then %q", found, next)
+	}
+	for _, u := range []m{
+		{"cognito_user_id": "a1", "username": "Zoe", "email": "Zoe@Example.com"},
+		{"cognito_user_id": "a2", "username": "zoe", "email": "other@example.com"},
+		{"cognito_user_id": "b%1", "username": "100%"},
+		{"cognito_user_id": "b_2", "username": "under_score", "email": "a_b@example.com"},
+		{"cognito_user_id": `b\3`, "username": `back\slash`},
+		{"cognito_user_id": "bx4", "username": "100 more", "email": "axb@example.com"},
+		{"cognito_user_id": "zoe-id", "username": nil, "email": nil},
+		{"cognito_user_id": "émile", "username": "Ünal", "email": "ünal@example.com"},
+	} {
+		s.post("/user", u).want(http.StatusCreated)
+	}
+	s.put("/user/a1/tier", m{"tier": "tester"}).want(http.StatusOK)
+	s.put("/user/a2/tier", m{"tier": "tester"}).want(http.StatusOK)
+	s.patch("a2", m{"subscription_status": "past_due"}).want(http.StatusOK)
+	s.delete("bx4", "").want(http.StatusNoContent)
+	all := s.users("")
+	if n := len(strings.Fields(all)); n != 8 {
+		t.Fatalf("all: %q", all)
+	}
+	for name, c := range map[string]struct{ query, want string }{
+		"a tier":                              {"tier=tester", "a1 a2"},
+		"a tier that nobody has":              {"tier=gold", ""},
+		"a status":                            {"subscription_status=past_due", "a2"},
+		"those who are deactivated":           {"is_active=false", "bx4"},
+		"filters together":                    {"tier=tester&subscription_status=active&is_active=true", "a1"},
+		"a filter and a search":               {"tier=tester&q=zoe", "a1 a2"},
+		"an id, a name and an address":        {"q=zoe", "a1 a2 zoe-id"},
+		"an address whatever the case":        {"q=ZOE@EXAMPLE", "a1"},
+		"a name in its case":                  {"q=Zoe", "a1"},
+		"nothing inside of a text":            {"q=oe", ""},
+		"a whole id":                          {"q=b_2", "b_2"},
+		"a percent sign as it is":             {"q=" + url.QueryEscape("b%"), "b%1"},
+		"a percent sign in a name":            {"q=" + url.QueryEscape("100%"), "b%1"},
+		"an underscore as it is":              {"q=b_", "b_2"},
+		"an underscore in an address":         {"q=a_b", "b_2"},
+		"a backslash as it is":                {"q=" + url.QueryEscape(`b\`), `b\3`},
+		"a backslash in a name":               {"q=" + url.QueryEscape(`back\s`), `b\3`},
+		"a percent sign alone finds none":     {"q=%25", ""},
+		"an underscore alone finds none":      {"q=_", ""},
+		"letters with marks":                  {"q=" + url.QueryEscape("ÜNAL@"), "émile"},
+		"the last character that there is":    {"q=%F4%8F%BF%BF", ""},
+		"quotes are nothing special":          {"q=" + url.QueryEscape(`' OR 1=1 --`), ""},
+		"an empty search selects all":         {"q=&tier=&subscription_status=", all},
+		"parameters that nobody asked for do": {"order=email", all},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if got := s.in(t).users("?" + c.query); got != c.want {
+				t.Errorf("%q, want %q", got, c.want)
+			}
+		})
+	}
+	for _, query := range []string{
+		"limit=0", "limit=201", "limit=x", "is_active=", "is_active=1", "is_active=TRUE", "q=%00", "q=%ff", "tier=a%0Ab", "subscription_status=%7F",
+		"q=" + strings.Repeat("a", 256), "q=a&q=b", "tier=a&tier=b", "cursor=", "cursor=*", "cursor=AA", "cursor=YTE=", "%zz",
+	} {
+		t.Run(query[:min(len(query), 20)]+" is refused", func(t *testing.T) {
+			t.Parallel()
+			s.in(t).get("/users?"+query).wantProblem(http.StatusUnprocessableEntity, "validation_failed")
+		})
+	}
+}
+
+func TestUsersComeInPages(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	create := func(id, name string) {
+		t.Helper()
+		s.post("/user", m{"cognito_user_id": id, "username": name}).want(http.StatusCreated)
+	}
+	for i := range 9 {
+		create(fmt.Sprintf("u%d", i), fmt.Sprintf("name%d", 9-i))
+	}
+	rest := func(query, pages, next string) string {
+		t.Helper()
+		for next != "" {
+			var page string
+			page, next = s.usersPage(query + "&cursor=" + next)
+			pages += " | " + page
+		}
+		return pages
+	}
+	first, next := s.usersPage("?limit=4")
+	create("a", "name") // before all that was read
+	create("u9", "name")
+	if got := rest("?limit=4", first, next); got != "u0 u1 u2 u3 | u4 u5 u6 u7 | u8 u9" {
+		t.Errorf("pages while users come: %s", got)
+	}
+	for query, want := range map[string]string{
+		"?limit=5&q=name":             "a u0 u1 u2 u3 | u4 u5 u6 u7 u8 | u9",
+		"?limit=5&q=u":                "u0 u1 u2 u3 u4 | u5 u6 u7 u8 u9",
+		"?limit=11":                   "a u0 u1 u2 u3 u4 u5 u6 u7 u8 u9",
+		"?limit=10&is_active=true":    "a u0 u1 u2 u3 u4 u5 u6 u7 u8 | u9",
+		"?limit=200&tier=free&q=name": "a u0 u1 u2 u3 u4 u5 u6 u7 u8 u9",
+	} {
+		first, next := s.usersPage(query)
+		if got := rest(query, first, next); got != want {
+			t.Errorf("%s: %s\nwant %s", query, got, want)
+		}
+	}
+}
