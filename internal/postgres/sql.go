@@ -1,7 +1,10 @@
 package postgres
 
 import (
+	"time"
+
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/viralpilot/user-management/internal/user"
 )
@@ -201,9 +204,39 @@ var deleteAccount = []string{
 // userdataFields are where the columns of userdataColumns go.
 func userdataFields(a *user.Account) []any {
 	return []any{
-		&a.ID, &a.Username, &a.Email, &a.Tier, &a.SubscriptionStatus, &a.RenewalDate,
-		&a.TokensRemaining, &a.TokensUsed, &a.LastReset, &a.CreatedAt, &a.UpdatedAt, &a.Active,
+		&a.ID, &a.Username, &a.Email, &a.Tier, &a.SubscriptionStatus, date{&a.RenewalDate},
+		&a.TokensRemaining, &a.TokensUsed, date{&a.LastReset}, instant{&a.CreatedAt}, instant{&a.UpdatedAt}, &a.Active,
 	}
+}
+
+// The columns of userdata may hold what was written by hand: infinity, and years that RFC 3339 cannot write.
+
+// date reads a TIMESTAMP that may be missing; one that cannot be shown is.
+type date struct{ at **time.Time }
+
+// ScanTimestamp implements pgtype.TimestampScanner.
+func (d date) ScanTimestamp(v pgtype.Timestamp) error {
+	*d.at = nil
+	if showable(v) {
+		*d.at = &v.Time
+	}
+	return nil
+}
+
+// instant reads a TIMESTAMP that is always there; one that cannot be shown is the beginning of time.
+type instant struct{ at *time.Time }
+
+// ScanTimestamp implements pgtype.TimestampScanner.
+func (i instant) ScanTimestamp(v pgtype.Timestamp) error {
+	*i.at = time.Time{}
+	if showable(v) {
+		*i.at = v.Time
+	}
+	return nil
+}
+
+func showable(v pgtype.Timestamp) bool {
+	return v.Valid && v.InfinityModifier == pgtype.Finite && v.Time.Year() >= 1 && v.Time.Year() <= 9999
 }
 
 // sideRowFields are where the columns of the side row go.
