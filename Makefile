@@ -11,10 +11,10 @@ SOURCES := cmd internal migrations
 # `make build` stamps instead.
 export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -buildvcs=false)
 
-.PHONY: help run test bench lint fmt build dev go compiler curl wrk
+.PHONY: help run test test-proxy bench lint fmt build dev go compiler curl wrk haproxy
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 run: dev ## Run the service, with a PostgreSQL of its own unless DATABASE_URL is set
 	@exec bin/dev
@@ -26,9 +26,13 @@ test: dev compiler curl ## Run all tests, on a PostgreSQL of their own unless TE
 bench: go wrk ## Measure the service on a PostgreSQL of its own; BENCH_JSON=file keeps the figures
 	@$(GO) run ./cmd/bench
 
+test-proxy: dev haproxy ## Test the proxy of docker-compose.yml's profile "scale" with the haproxy of this machine
+	@bin/dev ensure-postgres
+	PATH="$$PATH:/usr/sbin" $(GO) test -tags proxy -count=1 -run TestTheProxy -v ./internal/app
+
 lint: go ## Check the code: vet, staticcheck, gofumpt, go.mod and go.sum
-	$(GO) vet ./...
-	$(STATICCHECK) ./...
+	$(GO) vet -tags proxy ./...
+	$(STATICCHECK) -tags proxy ./...
 	@echo "$(GOFUMPT) -l $(SOURCES)"
 	@files=$$($(GOFUMPT) -l $(SOURCES)) || exit 1; \
 	if [ -n "$$files" ]; then echo "Not formatted, run make fmt:"; echo "$$files"; exit 1; fi >&2
@@ -52,9 +56,9 @@ go:
 	@command -v $(GO) >/dev/null || { \
 		echo "Go is not installed: get the version that go.mod names, or a later one, from https://go.dev/dl and put it on PATH." >&2; exit 1; }
 
-# The README's lines are run with curl, the load comes from wrk.
-curl wrk:
-	@command -v $@ >/dev/null && exit; \
+# The README's lines are run with curl, the load comes from wrk, and haproxy is what is in front of several replicas.
+curl wrk haproxy:
+	@PATH="$$PATH:/usr/sbin" command -v $@ >/dev/null && exit; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "Installing $@." >&2; export DEBIAN_FRONTEND=noninteractive; \
 		apt-get update -q && apt-get install -q -y --no-install-recommends $@; \

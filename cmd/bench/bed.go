@@ -263,9 +263,27 @@ func parseWrk(out string) (r result, err error) {
 	return r, nil
 }
 
+// findPgbench looks beside the server's programs, which may be links to where all of them are.
+func findPgbench() (string, error) {
+	dir, err := localpg.FindBinaries()
+	if err != nil {
+		return "", err
+	}
+	server, err := filepath.EvalSymlinks(filepath.Join(dir, "postgres"))
+	if err != nil {
+		return "", err
+	}
+	for _, dir := range []string{dir, filepath.Dir(server)} {
+		if program, err := exec.LookPath(filepath.Join(dir, "pgbench")); err == nil {
+			return program, nil
+		}
+	}
+	return exec.LookPath("pgbench")
+}
+
 // pgbench runs a script of one transaction from that many clients.
 func (b *bed) pgbench(ctx context.Context, clients int, script string) (result, error) {
-	dir, err := localpg.FindBinaries()
+	program, err := findPgbench()
 	if err != nil {
 		return result{}, err
 	}
@@ -273,7 +291,7 @@ func (b *bed) pgbench(ctx context.Context, clients int, script string) (result, 
 	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
 		return result{}, err
 	}
-	out, err := exec.CommandContext(ctx, filepath.Join(dir, "pgbench"), "-n", "-M", "prepared", "-c", strconv.Itoa(clients),
+	out, err := exec.CommandContext(ctx, program, "-n", "-M", "prepared", "-c", strconv.Itoa(clients),
 		"-j", "1", "-T", strconv.Itoa(b.settings.Seconds), "-f", file, b.url()).CombinedOutput()
 	if err != nil {
 		return result{}, fmt.Errorf("%w: %s", err, out)

@@ -1,5 +1,19 @@
 // Package app is the composition root: it makes the parts of the service from a configuration, runs them and stops
 // them in order. It is the only package that sees all others.
+//
+// The service starts in this order: traces, the metrics' port where they have one, the keys, the database (waited for,
+// then migrated), the sweep, and last the port that it serves.
+//
+// It stops the other way round, and has SHUTDOWN_TIMEOUT for all of it:
+//
+//  1. /health answers 503 shutting_down. For SHUTDOWN_DELAY everything else is served as before, each connection for
+//     one more answer, so that load balancers look elsewhere.
+//  2. The port is closed and the requests in flight are finished.
+//  3. The sweep ends after the account that it is at.
+//  4. The pool finishes its transactions and is closed.
+//  5. The metrics' port is closed, and the traces that are left are sent.
+//
+// A second signal ends the process at once, wherever it is in that.
 package app
 
 import (
@@ -33,26 +47,47 @@ func Version() string { return version }
 // Commit is the commit that this build was made from.
 func Commit() string { return commit }
 
-// Run serves until ctx is done, then stops: /health says so, the port is closed, requests under way are finished
-// within cfg.ShutdownTimeout, and the database pool is closed last. The log goes to stdout. It returns nil after a
+// Run serves until ctx is done, then stops as the package comment says. The log goes to stdout. It returns nil after a
 // clean stop; otherwise the error is one line for the operator.
-func Run(ctx context.Context, cfg config.Config, stdout io.Writer) error {
+func Run(ctx context.Context, cfg config.Config, stdout io.Writer) (err error) {
 	log := telemetry.NewLogger(stdout, cfg.LogLevel, cfg.LogFormat)
 	log.Info("starting", "version", version, "commit", commit, "config", cfg)
+	stopping, cancel := outlive(ctx, cfg.ShutdownTimeout)
+	defer cancel()
+	defer func() {
+		if err == nil {
+			log.Info("stopped")
+		}
+	}()
 
+	tracing, log, err := startTracing(ctx, stopping, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer tracing.stop()
+	metrics := telemetry.NewMetrics(version, commit)
+	stopMetrics, err := serveMetrics(cfg, log, metrics.Handler())
+	if err != nil {
+		return err
+	}
+	defer stopMetrics()
 	access, stopAccess, err := newAuthenticator(cfg, log)
 	if err != nil {
 		return err
 	}
 	defer stopAccess()
-	metrics := telemetry.NewMetrics(version, commit)
+
 	database := databaseOptions(cfg, log)
-	database.Observer = metrics
+	database.Observer, database.Tracer, database.GroupSpan = metrics, tracing.database, tracing.group
 	store, err := postgres.Open(ctx, database)
 	if err != nil {
 		return stopped(ctx, err)
 	}
-	defer store.Close()
+	defer func() {
+		if !within(stopping, store.Close) && err == nil {
+			err = fmt.Errorf("the database was still at work after SHUTDOWN_TIMEOUT (%s)", cfg.ShutdownTimeout)
+		}
+	}()
 	metrics.Pool(func() telemetry.PoolStats {
 		s := store.Stat()
 		return telemetry.PoolStats{
@@ -65,9 +100,10 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	users.Observer = metrics
-	defer sweeping(ctx, users, cfg.SweepInterval, log)()
-	api := httpapi.New(httpapi.Options{
+	users.Observer, users.Span = metrics, tracing.operation
+	defer sweeping(context.WithoutCancel(ctx), users, cfg.SweepInterval, log)()
+
+	options := httpapi.Options{
 		Users:                users,
 		Database:             store,
 		Log:                  log,
@@ -77,13 +113,42 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) error {
 		CORSAllowCredentials: cfg.CORSAllowCredentials,
 		LogRequests:          httpapi.LogRequests(cfg.LogRequests),
 		Observer:             metrics,
-		MetricsHandler:       metrics.Handler(),
+		Route:                tracing.route,
 		RateLimitPerMinute:   cfg.RateLimitPerMinute,
 		TrustedProxies:       cfg.TrustedProxies,
 		MaxInFlight:          cfg.MaxInFlight,
 		RequestTimeout:       cfg.RequestTimeout,
-	})
-	return serve(ctx, cfg, log, api)
+	}
+	if cfg.MetricsPort == 0 {
+		options.MetricsHandler = metrics.Handler()
+	}
+	api := httpapi.New(options)
+	return serve(ctx, stopping, cfg, log, api, tracing.handler(api.Handler()))
+}
+
+// outlive returns a context that ends that much later than ctx.
+func outlive(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(by, cancel) })
+	return longer, func() {
+		stop()
+		cancel()
+	}
+}
+
+// within calls f and reports whether it returned before ctx was done. Otherwise f is left alone: the process ends soon.
+func within(ctx context.Context, f func()) bool {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	select {
+	case <-done:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // sweeping returns the tokens of reservations that ran out, every interval until ctx is done or the function it returns
@@ -162,16 +227,20 @@ func databaseOptions(cfg config.Config, log *slog.Logger) postgres.Options {
 // maxHeader is the most bytes of a request's header.
 const maxHeader = 64 << 10
 
-func serve(ctx context.Context, cfg config.Config, log *slog.Logger, api *httpapi.API) error {
-	address := net.JoinHostPort(cfg.ServiceHost, strconv.Itoa(cfg.ServicePort))
-	listener, err := net.Listen("tcp", address)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("port %d is taken: stop what listens there or set SERVICE_PORT to another one", cfg.ServicePort)
-	} else if err != nil {
-		return fmt.Errorf("cannot listen on SERVICE_HOST:SERVICE_PORT: %w", err)
+// serve answers requests until ctx is done and finishes those in flight then, until stopping is.
+func serve(ctx, stopping context.Context, cfg config.Config, log *slog.Logger, api *httpapi.API, handler http.Handler) error {
+	listener, err := listen(cfg.ServiceHost, cfg.ServicePort, "SERVICE_PORT")
+	if err != nil {
+		return err
 	}
 	server := &http.Server{
-		Handler:           api.Handler(),
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			// Closing connections that rest would cut off who is just about to use one.
+			if ctx.Err() != nil {
+				w.Header().Set("Connection", "close")
+			}
+			handler.ServeHTTP(w, r)
+		}),
 		ReadHeaderTimeout: cfg.HTTPReadHeaderTimeout,
 		ReadTimeout:       cfg.HTTPReadTimeout,
 		WriteTimeout:      cfg.HTTPWriteTimeout,
@@ -189,14 +258,26 @@ func serve(ctx context.Context, cfg config.Config, log *slog.Logger, api *httpap
 	case <-ctx.Done():
 	}
 
-	log.Info("stopping: requests under way are finished", "within", cfg.ShutdownTimeout)
+	log.Info("stopping: requests under way are finished", "delay", cfg.ShutdownDelay, "within", cfg.ShutdownTimeout)
 	api.Stopping()
-	// ctx is done already: what is under way has its own time.
-	finishing, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.ShutdownTimeout)
-	defer cancel()
-	if err := server.Shutdown(finishing); err != nil {
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve: %w", err)
+	case <-time.After(cfg.ShutdownDelay):
+	}
+	if err := server.Shutdown(stopping); err != nil {
 		return errors.Join(fmt.Errorf("requests were still under way after SHUTDOWN_TIMEOUT (%s)", cfg.ShutdownTimeout), server.Close())
 	}
-	log.Info("stopped")
 	return nil
+}
+
+// listen opens a port; the error names the variable that has it.
+func listen(host string, port int, variable string) (net.Listener, error) {
+	listener, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("port %d is taken: stop what listens there or set %s to another one", port, variable)
+	} else if err != nil {
+		return nil, fmt.Errorf("cannot listen on SERVICE_HOST:%s: %w", variable, err)
+	}
+	return listener, nil
 }

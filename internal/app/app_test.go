@@ -111,7 +111,7 @@ func TestStoppedUnderLoadItHasAnsweredAllThatItDid(t *testing.T) {
 	dsn := localpgtest.New(t)
 	r, db := start(t, dsn), connect(t, dsn)
 	newClient(t).tester(r, "u")
-	const clients = 16
+	const clients = 64
 	var mu sync.Mutex
 	acknowledged := map[string]bool{}
 	enough := make(chan struct{})

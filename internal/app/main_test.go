@@ -101,6 +101,7 @@ func start(t *testing.T, database string, change ...func(*config.Config)) *repli
 	t.Cleanup(func() {
 		cancel()
 		r.wait()
+		wantNoSecret(t, cfg, r.log.String())
 	})
 	return r
 }

@@ -24,6 +24,13 @@ type Config struct {
 	// ServicePort is the TCP port to listen on, 0 to 65535; 0 takes any free port.
 	ServicePort int `envconfig:"SERVICE_PORT" default:"8001" validate:"min=0,max=65535" desc:"port to listen on; 0 takes any free one"`
 
+	// MetricsPort is the TCP port that serves /metrics instead of ServicePort, without a key; 0 leaves it on ServicePort.
+	MetricsPort int `envconfig:"METRICS_PORT" default:"0" validate:"min=0,max=65535" desc:"port that serves /metrics instead of SERVICE_PORT, without a key; 0 leaves it there"`
+	// PprofEnabled serves Go's profiles beside the metrics, on MetricsPort only.
+	PprofEnabled bool `envconfig:"PPROF_ENABLED" default:"false" desc:"serve /debug/pprof/ on METRICS_PORT"`
+	// OTLPEndpoint is the base URL of the collector that gets traces over OTLP/HTTP; empty for no tracing at all.
+	OTLPEndpoint EndpointURL `envconfig:"OTEL_EXPORTER_OTLP_ENDPOINT" example:"http://collector:4318" desc:"base URL of the collector that gets traces over OTLP/HTTP; empty is no tracing"`
+
 	// CORSOrigins are the origins whose pages may call the service: "*", scheme://host[:port], or a pattern with one
 	// "*" for the first labels of the host or for the port.
 	CORSOrigins Origins `envconfig:"CORS_ORIGINS" default:"*" example:"https://app.example.com,https://admin.example.com" desc:"origins whose pages may call the service, comma separated; * is any"`
@@ -97,8 +104,11 @@ type Config struct {
 	HTTPWriteTimeout time.Duration `envconfig:"HTTP_WRITE_TIMEOUT" default:"30s" validate:"min=200ms,max=10m" desc:"time from a request's header to the end of its response"`
 	// HTTPIdleTimeout is how long an unused keep-alive connection stays open, 1s to 1h.
 	HTTPIdleTimeout time.Duration `envconfig:"HTTP_IDLE_TIMEOUT" default:"2m" validate:"min=1s,max=1h" desc:"how long an unused keep-alive connection stays open"`
-	// ShutdownTimeout is the time that requests under way have to finish when the service stops, 100ms to 10m.
-	ShutdownTimeout time.Duration `envconfig:"SHUTDOWN_TIMEOUT" default:"15s" validate:"min=100ms,max=10m" desc:"time that requests under way have to finish when the service stops"`
+	// ShutdownDelay is how long a service that is told to stop goes on serving while /health is 503, 0 to 5m, and less
+	// than ShutdownTimeout.
+	ShutdownDelay time.Duration `envconfig:"SHUTDOWN_DELAY" default:"0s" validate:"min=0s,max=5m" desc:"how long it goes on serving with /health at 503 before it stops, shorter than SHUTDOWN_TIMEOUT"`
+	// ShutdownTimeout is the time that the whole stop may take, 100ms to 10m.
+	ShutdownTimeout time.Duration `envconfig:"SHUTDOWN_TIMEOUT" default:"15s" validate:"min=100ms,max=10m" desc:"time that a stop may take in all, requests under way included"`
 }
 
 // variables are the fields of Config, in order: one for each environment variable.

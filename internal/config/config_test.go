@@ -163,6 +163,10 @@ func TestAccepted(t *testing.T) {
 		},
 		{"keys are taken as they are", "API_KEYS", "a:read:0, b:manage+metrics:1", func(c Config) any { return c.APIKeys.Reveal() }, "a:read:0, b:manage+metrics:1"},
 		{"key file", "API_KEYS_FILE", "keys.txt", func(c Config) any { return c.APIKeysFile }, "keys.txt"},
+		{"collector ends in a slash", "OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/", func(c Config) any { return c.OTLPEndpoint }, EndpointURL("http://collector:4318")},
+		{"collector has a path", "OTEL_EXPORTER_OTLP_ENDPOINT", "https://otlp.example.com/v2", func(c Config) any { return c.OTLPEndpoint }, EndpointURL("https://otlp.example.com/v2")},
+		{"stop is delayed", "SHUTDOWN_DELAY", "5s", func(c Config) any { return c.ShutdownDelay }, 5 * time.Second},
+		{"metrics have a port", "METRICS_PORT", "9090", func(c Config) any { return c.MetricsPort }, 9090},
 		{"user by name", "COGNITO_USER_ID_CLAIM", "username", func(c Config) any { return c.CognitoUserIDClaim }, "username"},
 	} {
 		t.Run(tt.outcome, func(t *testing.T) {
@@ -208,6 +212,11 @@ func TestRefused(t *testing.T) {
 		{"duration is 0", "REQUEST_TIMEOUT", "0", `is "0", which is not a duration with its unit, from 100ms to 5m`},
 		{"duration is negative", "SHUTDOWN_TIMEOUT", "-5s", `is "-5s", which is not a duration with its unit, from 100ms to 10m`},
 		{"duration is too long", "DB_CONNECT_TIMEOUT", "11m", `is "11m", which is not a duration with its unit, from 1s to 10m`},
+		{"delay is negative", "SHUTDOWN_DELAY", "-1s", `is "-1s", which is not a duration with its unit, from 0s to 5m`},
+		{"metrics' port is too high", "METRICS_PORT", "65536", `is "65536", which is not a whole number from 0 to 65535`},
+		{"collector has no scheme", "OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "is not a URL such as http://collector:4318, without a login and parameters"},
+		{"collector has a login", "OTEL_EXPORTER_OTLP_ENDPOINT", "https://a:" + secret + "@collector:4318", "is not a URL such as http://collector:4318, without a login and parameters"},
+		{"collector has parameters", "OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4318?key=" + secret, "is not a URL such as http://collector:4318, without a login and parameters"},
 		{"tier is unknown", "TIER_MONTHLY_TOKENS", "gold:5", `has the tier "gold", which is not one of admin, tester, free, basic, creator, agency`},
 		{"tier is upper case", "TIER_MONTHLY_TOKENS", "Basic:5", `has the tier "Basic", which is not one of admin, tester, free, basic, creator, agency`},
 		{"tier comes twice", "TIER_MONTHLY_TOKENS", "basic:5,basic:5", `has the tier "basic" twice`},
@@ -255,6 +264,23 @@ func TestCombinations(t *testing.T) {
 			map[string]string{"DB_MIN_CONNS": "9"},
 			"DB_MIN_CONNS is 9, more than DB_MAX_CONNS, which is 8 (example: DB_MIN_CONNS=8)",
 		},
+		{
+			"stop is over before its delay",
+			map[string]string{"SHUTDOWN_DELAY": "15s"},
+			"SHUTDOWN_DELAY is 15s, not shorter than SHUTDOWN_TIMEOUT, which is 15s (example: SHUTDOWN_DELAY=7.5s)",
+		},
+		{
+			"metrics have the service's port",
+			map[string]string{"METRICS_PORT": "8001"},
+			"METRICS_PORT is 8001, and so is SERVICE_PORT: set another port, or 0 to have the metrics there (example: METRICS_PORT=9090)",
+		},
+		{"both take any port", map[string]string{"METRICS_PORT": "0", "SERVICE_PORT": "0"}, ""},
+		{
+			"profiles have no port",
+			map[string]string{"PPROF_ENABLED": "true"},
+			"PPROF_ENABLED is true, and METRICS_PORT, which would serve the profiles, is not set (example: PPROF_ENABLED=false)",
+		},
+		{"profiles have a port", map[string]string{"PPROF_ENABLED": "true", "METRICS_PORT": "9090"}, ""},
 		{
 			"pool is not compared with what cannot be read",
 			map[string]string{"DB_MIN_CONNS": "9", "DB_MAX_CONNS": "many"},
@@ -342,6 +368,31 @@ func TestCombinations(t *testing.T) {
 				t.Errorf("got\n%v\nwant\n%v", err, want)
 			}
 		})
+	}
+}
+
+// What is missing there keeps its default in a container, whatever .env says.
+func TestComposePassesEveryVariable(t *testing.T) {
+	content, err := os.ReadFile("../../docker-compose.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, field := range variables {
+		if line := "\n      - " + name(field); !strings.Contains(string(content), line+"\n") && !strings.Contains(string(content), line+"=") {
+			t.Errorf("docker-compose.yml lacks %s", name(field))
+		}
+	}
+}
+
+func TestTheREADMEExplainsEveryVariable(t *testing.T) {
+	content, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, field := range variables {
+		if !strings.Contains(string(content), "`"+name(field)+"`") {
+			t.Errorf("README.md lacks %s", name(field))
+		}
 	}
 }
 

@@ -164,6 +164,28 @@ func conflicts(cfg Config) []conflict {
 			reason: fmt.Sprintf("has the pattern %s, which needs CORS_ALLOW_CREDENTIALS=false: list the origins one by one or set that", quote(pattern)),
 		})
 	}
+	if cfg.ShutdownDelay >= cfg.ShutdownTimeout {
+		found = append(found, conflict{
+			fields:  []string{"ShutdownDelay", "ShutdownTimeout"},
+			reason:  fmt.Sprintf("is %v, not shorter than SHUTDOWN_TIMEOUT, which is %v", cfg.ShutdownDelay, cfg.ShutdownTimeout),
+			example: fmt.Sprint(cfg.ShutdownTimeout / 2),
+		})
+	}
+	if cfg.MetricsPort != 0 && cfg.MetricsPort == cfg.ServicePort {
+		found = append(found, conflict{
+			fields:  []string{"MetricsPort", "ServicePort"},
+			reason:  fmt.Sprintf("is %d, and so is SERVICE_PORT: set another port, or 0 to have the metrics there", cfg.MetricsPort),
+			example: "9090",
+		})
+	}
+	// Profiles show what is in memory, and taking one costs time: they never stand on the public port.
+	if cfg.PprofEnabled && cfg.MetricsPort == 0 {
+		found = append(found, conflict{
+			fields:  []string{"PprofEnabled", "MetricsPort"},
+			reason:  "is true, and METRICS_PORT, which would serve the profiles, is not set",
+			example: "false",
+		})
+	}
 	if cfg.APIKeysFile != "" && cfg.APIKeys.Reveal() != "" {
 		found = append(found, conflict{
 			fields: []string{"APIKeysFile", "APIKeys"},

@@ -173,6 +173,21 @@ func (u *IssuerURL) Decode(value string) error {
 	return nil
 }
 
+// EndpointURL is the base URL of a service that this one sends to, without a slash at the end.
+type EndpointURL string
+
+// A login in it would appear in the log.
+var endpointShape = regexp.MustCompile(`^https?://[^/?#@\s]+(/[^/?#@\s]+)*/?$`)
+
+// Decode reads an http or https URL without a login and parameters.
+func (u *EndpointURL) Decode(value string) error {
+	if !endpointShape.MatchString(value) {
+		return errors.New("is not a URL such as http://collector:4318, without a login and parameters")
+	}
+	*u = EndpointURL(strings.TrimSuffix(value, "/"))
+	return nil
+}
+
 // APIKeys are API keys, of which the hashes are known. However they are printed, logged or encoded, it only appears
 // whether there are some; Reveal returns them.
 type APIKeys struct{ secret string }

@@ -57,6 +57,8 @@ type Options struct {
 	// Observer is told of each request; nil for none. MetricsHandler serves /metrics; nil where that is elsewhere.
 	Observer       Observer
 	MetricsHandler http.Handler
+	// Route is told the pattern of a request's route once the request has been answered; nil for none.
+	Route func(ctx context.Context, method, route string)
 	// RateLimitPerMinute is the most requests of one caller in a minute; 0 means no limit.
 	RateLimitPerMinute int
 	// TrustedProxies are the prefixes (CIDR) of proxies that are believed when they say whom a request came from.

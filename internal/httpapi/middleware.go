@@ -45,6 +45,9 @@ func (a *API) observe(next http.Handler) http.Handler {
 			status = http.StatusOK
 		}
 		route, took := chi.RouteContext(r.Context()).RoutePattern(), time.Since(start)
+		if a.Route != nil {
+			a.Route(r.Context(), r.Method, route)
+		}
 		if a.Observer != nil {
 			a.Observer.Request(r.Method, route, status, took)
 		}

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -106,7 +107,11 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 		kind = kinds[e.Code]
 	}
 	if kind.status >= http.StatusInternalServerError {
-		a.Log.LogAttrs(r.Context(), slog.LevelError, "request failed",
+		level := slog.LevelError
+		if r.Context().Err() == context.Canceled { // the caller hung up: nobody waits for this answer
+			level = slog.LevelInfo
+		}
+		a.Log.LogAttrs(r.Context(), level, "request failed",
 			slog.String("code", string(e.Code)), slog.String("request_id", requestID(r.Context())), slog.Any("error", err))
 	}
 	switch kind.status {

@@ -607,3 +607,37 @@ func TestTwoReplicasAtTheMonthsFirstInstantGrantOnce(t *testing.T) {
 		t.Errorf("%d consumes", spent.Load())
 	}
 }
+
+func TestAnAccountThatSomebodyElseLocksFailsNoOther(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.New(t)
+	store := open(t, url)
+	rival := connect(t, url)
+	create(t, store, "locked", 100)
+	const others = 20
+	for i := range others {
+		create(t, store, fmt.Sprint("other-", i), 100)
+	}
+	unlock := rival.lock("locked")
+	locked := background(t, func() error {
+		_, err := store.Update(t.Context(), user.Ref{AccountID: "locked"}, spend(""))
+		return err
+	})
+	var done []<-chan error
+	for i := range others {
+		done = append(done, background(t, func() error {
+			_, err := store.Update(t.Context(), user.Ref{AccountID: fmt.Sprint("other-", i)}, spend(""))
+			return err
+		}))
+	}
+	for i, d := range done {
+		if err := <-d; err != nil {
+			t.Errorf("other %d: %v", i, err)
+		}
+	}
+	wantError(t, <-locked, user.ErrOverloaded)
+	unlock()
+	if _, err := store.Update(t.Context(), user.Ref{AccountID: "locked"}, spend("")); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+}

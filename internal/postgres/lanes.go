@@ -26,6 +26,8 @@ const (
 
 // update is one call of Store.Update on its way.
 type update struct {
+	// ctx is the caller's. It says in which trace the update belongs; what ends it, do minds.
+	ctx   context.Context
 	ref   user.Ref
 	apply func(user.State) (user.Change, error)
 	// queued is when it began to wait.
@@ -112,6 +114,9 @@ func (l *lanes) close() {
 
 // do sends u on its way and waits for the outcome.
 func (l *lanes) do(ctx context.Context, u *update) (user.Change, error) {
+	if err := ctx.Err(); err != nil {
+		return user.Change{}, user.ErrOverloaded.Because(err)
+	}
 	hash := fnv.New32a()
 	hash.Write([]byte(u.ref.AccountID))
 	select {
@@ -145,11 +150,21 @@ var errOutcomeUnknown = errors.New("the connection was lost during the commit")
 // transactions per halving more.
 func (s *Store) serveBatch(batch []*update) {
 	s.observer.Group(len(batch), time.Since(batch[0].queued))
-	s.serveAgain(batch, true)
+	ctx := context.Background()
+	if s.groupSpan != nil {
+		callers := make([]context.Context, len(batch))
+		for i, u := range batch {
+			callers[i] = u.ctx
+		}
+		spanned, end := s.groupSpan(callers)
+		defer end()
+		ctx = spanned
+	}
+	s.serveAgain(ctx, batch, true)
 }
 
-func (s *Store) serveAgain(batch []*update, repeat bool) {
-	err := s.work(context.Background(), func(ctx context.Context, conn *pgxpool.Conn) error {
+func (s *Store) serveAgain(ctx context.Context, batch []*update, repeat bool) {
+	err := s.work(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
 		return commitGroup(ctx, conn, batch)
 	})
 	var known *user.Error
@@ -166,12 +181,20 @@ func (s *Store) serveAgain(batch []*update, repeat bool) {
 			}
 		}
 		if len(again) > 0 {
-			s.serveAgain(again, false)
+			s.serveAgain(ctx, again, false)
 		}
-	case len(batch) > 1 && (!errors.As(err, &known) || lockTimeout(err)):
+	case lockTimeout(err) && len(newGroup(batch).accounts) > 1:
+		// Whoever else holds one of the accounts holds up the others only this once: each goes by itself now.
 		s.observer.Retry()
-		s.serveAgain(batch[:len(batch)/2], repeat)
-		s.serveAgain(batch[len(batch)/2:], repeat)
+		var serving sync.WaitGroup
+		for _, m := range newGroup(batch).accounts {
+			serving.Go(func() { s.serveAgain(ctx, m.updates, repeat) })
+		}
+		serving.Wait()
+	case len(batch) > 1 && !errors.As(err, &known):
+		s.observer.Retry()
+		s.serveAgain(ctx, batch[:len(batch)/2], repeat)
+		s.serveAgain(ctx, batch[len(batch)/2:], repeat)
 	default:
 		for _, u := range batch {
 			u.finish(user.Change{}, err)

@@ -37,6 +37,11 @@ type Options struct {
 	Log                  *slog.Logger
 	// Observer is told of each group of updates; nil for none.
 	Observer Observer
+	// Tracer is told of everything that is sent to the database; nil for none.
+	Tracer pgx.QueryTracer
+	// GroupSpan begins a span around the transaction that serves a group of updates, whose callers had these contexts.
+	// The context that it returns must not end with any of theirs. Nil for none.
+	GroupSpan func(callers []context.Context) (spanned context.Context, end func())
 }
 
 // Observer counts the transactions that serve updates. It may be called by many goroutines at once.
@@ -55,6 +60,7 @@ func open(o Options) (*pgxpool.Pool, error) {
 		return nil, errors.New("DATABASE_URL is not a PostgreSQL URL")
 	}
 	cfg.MaxConns, cfg.MinConns = o.MaxConns, o.MinConns
+	cfg.ConnConfig.Tracer = o.Tracer
 	cfg.ConnConfig.RuntimeParams["timezone"] = "UTC"
 	if cfg.ConnConfig.RuntimeParams["application_name"] == "" {
 		cfg.ConnConfig.RuntimeParams["application_name"] = "user-management"

@@ -204,8 +204,13 @@ var deleteAccount = []string{
 // userdataFields are where the columns of userdataColumns go.
 func userdataFields(a *user.Account) []any {
 	return []any{
-		&a.ID, &a.Username, &a.Email, &a.Tier, &a.SubscriptionStatus, date{&a.RenewalDate},
-		&a.TokensRemaining, &a.TokensUsed, date{&a.LastReset}, instant{&a.CreatedAt}, instant{&a.UpdatedAt}, &a.Active,
+		&a.ID, &a.Username, &a.Email, &a.Tier, &a.SubscriptionStatus,
+		date{&a.RenewalDate},
+		&a.TokensRemaining, &a.TokensUsed,
+		date{&a.LastReset},
+		instant{&a.CreatedAt},
+		instant{&a.UpdatedAt},
+		&a.Active,
 	}
 }
 

@@ -24,6 +24,9 @@ type Store struct {
 	workTimeout time.Duration
 	lanes       *lanes
 	observer    Observer
+	groupSpan   func([]context.Context) (context.Context, func())
+	// probe has one connection of its own: a pool that is used up does not make the database look dead.
+	probe *pgxpool.Pool
 }
 
 // nobody observes nothing.
@@ -61,17 +64,31 @@ func Connect(ctx context.Context, o Options) (*Store, error) {
 		pool.Close()
 		return nil, err
 	}
-	s := &Store{pool: pool, acquireTimeout: o.AcquireTimeout, workTimeout: 2 * o.StatementTimeout, observer: o.Observer}
+	alone := o
+	alone.MaxConns, alone.MinConns, alone.Tracer = 1, 0, nil
+	probe, err := open(alone)
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	s := &Store{
+		pool: pool, probe: probe, acquireTimeout: o.AcquireTimeout, workTimeout: 2 * o.StatementTimeout,
+		observer: o.Observer, groupSpan: o.GroupSpan,
+	}
 	if s.observer == nil {
 		s.observer = nobody{}
 	}
-	n, most := max(1, int(o.MaxConns)/2), o.WriteBatchMax // the other half is for reads
+	n, most := min(groupLanes, int(o.MaxConns)), o.WriteBatchMax
 	if most == 1 {
 		n = int(o.MaxConns) // every connection its own transaction
 	}
 	s.lanes = startLanes(n, cmp.Or(most, DefaultWriteBatch), s.acquireTimeout, s.serveBatch)
 	return s, nil
 }
+
+// groupLanes is how many groups are on their way at once: one commits while the next is prepared. More of them would
+// be smaller and cost more each, and take connections from reads.
+const groupLanes = 2
 
 // DefaultWriteBatch is the most updates that one transaction serves.
 const DefaultWriteBatch = 256
@@ -80,14 +97,15 @@ const DefaultWriteBatch = 256
 func (s *Store) Close() {
 	s.lanes.close()
 	s.pool.Close()
+	s.probe.Close()
 }
 
 // Stat are the figures of the connection pool.
 func (s *Store) Stat() *pgxpool.Stat { return s.pool.Stat() }
 
-// Ping asks the database for a sign of life within ctx.
+// Ping asks the database for a sign of life within ctx, also while the pool is used up.
 func (s *Store) Ping(ctx context.Context) error {
-	if err := s.pool.Ping(ctx); err != nil {
+	if err := s.probe.Ping(ctx); err != nil {
 		return user.ErrDatabaseUnavailable.Because(err)
 	}
 	return nil
@@ -282,7 +300,7 @@ func (s *Store) Update(ctx context.Context, ref user.Ref, apply func(user.State)
 	if !validText(ref.IdempotencyKey) || !validText(ref.ReservationID) {
 		return user.Change{}, user.ErrValidation
 	}
-	return s.lanes.do(ctx, &update{ref: ref, apply: apply, queued: time.Now(), done: make(chan struct{})})
+	return s.lanes.do(ctx, &update{ctx: ctx, ref: ref, apply: apply, queued: time.Now(), done: make(chan struct{})})
 }
 
 // work runs f on a connection of the pool, again when it certainly did nothing and may succeed. The caller's context

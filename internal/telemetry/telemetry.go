@@ -8,13 +8,20 @@ import (
 )
 
 // NewLogger returns a logger that writes records of level and above to w. The format is "text", "json" or "auto", which
-// is text when w is a terminal and JSON otherwise.
+// is text when w is a terminal and JSON otherwise. A duration becomes a number of milliseconds, and its name ends in _ms.
 func NewLogger(w io.Writer, level slog.Level, format string) *slog.Logger {
-	options := &slog.HandlerOptions{Level: level}
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: milliseconds}
 	if format == "text" || format != "json" && isTerminal(w) {
 		return slog.New(slog.NewTextHandler(w, options))
 	}
 	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+func milliseconds(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() != slog.KindDuration {
+		return a
+	}
+	return slog.Float64(a.Key+"_ms", float64(a.Value.Duration().Microseconds())/1000)
 }
 
 // isTerminal reports whether w is a character device. That is true of /dev/null too, where it makes no difference.

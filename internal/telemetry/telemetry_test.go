@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestNewLogger(t *testing.T) {
@@ -53,5 +54,15 @@ func TestAutoOnATerminalIsText(t *testing.T) {
 	defer device.Close()
 	if _, text := NewLogger(device, slog.LevelInfo, "auto").Handler().(*slog.TextHandler); !text {
 		t.Error("got another handler, want text")
+	}
+}
+
+func TestADurationIsLoggedAsMilliseconds(t *testing.T) {
+	for format, want := range map[string]string{"json": `"duration_ms":1.234`, "text": "duration_ms=1.234"} {
+		var out bytes.Buffer
+		NewLogger(&out, slog.LevelInfo, format).Info("request", "duration", 1_234_567*time.Nanosecond)
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("got %s, want %s", out.String(), want)
+		}
 	}
 }

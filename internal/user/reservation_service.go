@@ -73,7 +73,9 @@ func (s *Service) closeReservation(ctx context.Context, id, reservationID string
 }
 
 // Reservation reads a reservation; [ErrReservationNotFound] when the account has none of this id.
-func (s *Service) Reservation(ctx context.Context, id, reservationID string) (ReservationReceipt, error) {
+func (s *Service) Reservation(ctx context.Context, id, reservationID string) (_ ReservationReceipt, err error) {
+	ctx, end := s.begin(ctx, "reservation")
+	defer func() { end(err) }()
 	account, err := s.Account(ctx, id)
 	if err != nil {
 		return ReservationReceipt{}, err
@@ -83,7 +85,9 @@ func (s *Service) Reservation(ctx context.Context, id, reservationID string) (Re
 }
 
 // OpenReservations reads a page of the account's open reservations, those that run out first first.
-func (s *Service) OpenReservations(ctx context.Context, id string, q ReservationQuery) ([]ReservationReceipt, error) {
+func (s *Service) OpenReservations(ctx context.Context, id string, q ReservationQuery) (_ []ReservationReceipt, err error) {
+	ctx, end := s.begin(ctx, "open_reservations")
+	defer func() { end(err) }()
 	account, err := s.Account(ctx, id)
 	if err != nil {
 		return nil, err
@@ -102,7 +106,9 @@ const sweepPage = 100
 // Sweep touches every account that has a hold which ran out, so that tokens come back also where nobody asks. It
 // returns how many accounts it touched. An account that fails is passed over; the errors come back joined. Any number
 // of replicas may sweep at the same time: whoever comes second finds nothing to do.
-func (s *Service) Sweep(ctx context.Context) (int, error) {
+func (s *Service) Sweep(ctx context.Context) (_ int, err error) {
+	ctx, end := s.begin(ctx, "sweep")
+	defer func() { end(err) }()
 	now := s.now()
 	touched := 0
 	var failed []error

@@ -19,6 +19,9 @@ type Service struct {
 	Now func() time.Time
 	// Observer is told what happened; nil for none.
 	Observer Observer
+	// Span begins a span around an operation, to be ended with its outcome; nil for none. A command's operation is the
+	// kind of its entry.
+	Span func(ctx context.Context, operation string) (spanned context.Context, end func(error))
 }
 
 // Observer counts what commands do. It may be called by many goroutines at once.
@@ -56,7 +59,9 @@ func (r Receipt) reservation(id string) Reservation {
 func (s *Service) Tiers() []TierInfo { return s.Rules.Tiers.All() }
 
 // Create makes an account on the free tier; [ErrUserExists] when the id is taken.
-func (s *Service) Create(ctx context.Context, n NewAccount) (Account, error) {
+func (s *Service) Create(ctx context.Context, n NewAccount) (_ Account, err error) {
+	ctx, end := s.begin(ctx, "create")
+	defer func() { end(err) }()
 	if problem := ValidateID(n.ID); problem != "" {
 		return Account{}, invalid("cognito_user_id", problem)
 	}
@@ -69,7 +74,9 @@ func (s *Service) Account(ctx context.Context, id string) (Account, error) {
 	return s.account(ctx, id, s.now())
 }
 
-func (s *Service) account(ctx context.Context, id string, now time.Time) (Account, error) {
+func (s *Service) account(ctx context.Context, id string, now time.Time) (_ Account, err error) {
+	ctx, end := s.begin(ctx, "account")
+	defer func() { end(err) }()
 	a, err := s.Store.Account(ctx, id)
 	if err != nil {
 		return Account{}, err
@@ -168,7 +175,9 @@ func (s *Service) Erase(ctx context.Context, id, actor string) error {
 
 // Accounts reads a page of all accounts, by id. It touches none of them: a reset that is due shows with the account's
 // next call.
-func (s *Service) Accounts(ctx context.Context, q AccountQuery) ([]Account, error) {
+func (s *Service) Accounts(ctx context.Context, q AccountQuery) (_ []Account, err error) {
+	ctx, end := s.begin(ctx, "accounts")
+	defer func() { end(err) }()
 	now := s.now()
 	accounts, err := s.Store.Accounts(ctx, q)
 	for i := range accounts {
@@ -178,7 +187,9 @@ func (s *Service) Accounts(ctx context.Context, q AccountQuery) ([]Account, erro
 }
 
 // Entries returns a page of the account's ledger, newest first; [ErrUserNotFound] when there is no such account.
-func (s *Service) Entries(ctx context.Context, id string, q EntryQuery) ([]Entry, error) {
+func (s *Service) Entries(ctx context.Context, id string, q EntryQuery) (_ []Entry, err error) {
+	ctx, end := s.begin(ctx, "entries")
+	defer func() { end(err) }()
 	if _, err := s.Account(ctx, id); err != nil {
 		return nil, err
 	}
@@ -186,7 +197,9 @@ func (s *Service) Entries(ctx context.Context, id string, q EntryQuery) ([]Entry
 }
 
 // Usage sums per day of the reset time zone, from the day of q.From to that of q.To, both inclusive.
-func (s *Service) Usage(ctx context.Context, id string, q UsageQuery) (UsageReport, error) {
+func (s *Service) Usage(ctx context.Context, id string, q UsageQuery) (_ UsageReport, err error) {
+	ctx, end := s.begin(ctx, "usage")
+	defer func() { end(err) }()
 	now := s.now()
 	if _, err := s.account(ctx, id, now); err != nil {
 		return UsageReport{}, err
@@ -205,7 +218,9 @@ func (s *Service) Usage(ctx context.Context, id string, q UsageQuery) (UsageRepo
 }
 
 // execute runs one command whose own entry, the last it writes if it writes any, is of the given kind.
-func (s *Service) execute(ctx context.Context, ref Ref, kind EntryKind, rule func(State, time.Time) (Change, error)) (Receipt, error) {
+func (s *Service) execute(ctx context.Context, ref Ref, kind EntryKind, rule func(State, time.Time) (Change, error)) (_ Receipt, err error) {
+	ctx, end := s.begin(ctx, string(kind))
+	defer func() { end(err) }()
 	now := s.now()
 	var prior *Entry
 	change, err := s.update(ctx, ref, func(st State) (Change, error) {
@@ -223,6 +238,14 @@ func (s *Service) execute(ctx context.Context, ref Ref, kind EntryKind, rule fun
 		r.Entry = &change.Entries[n-1]
 	}
 	return r, nil
+}
+
+// begin begins a span where there are any.
+func (s *Service) begin(ctx context.Context, operation string) (spanned context.Context, end func(error)) {
+	if s.Span == nil {
+		return ctx, func(error) {}
+	}
+	return s.Span(ctx, operation)
 }
 
 // update is Store.Update, observed.
