@@ -51,10 +51,10 @@ type member struct {
 func newGroup(batch []*update) *group {
 	g := &group{byID: make(map[string]*member, len(batch))}
 	for _, u := range batch {
-		m := g.byID[u.ref.AccountID]
+		m := g.byID[u.request.ref.AccountID]
 		if m == nil {
 			m = &member{
-				id: u.ref.AccountID, prior: map[string]*user.Entry{}, reservations: map[string]*user.Reservation{},
+				id: u.request.ref.AccountID, prior: map[string]*user.Entry{}, reservations: map[string]*user.Reservation{},
 				charges: map[int64]*user.Charge{}, changed: map[string]*user.Reservation{},
 			}
 			g.byID[m.id] = m
@@ -88,17 +88,17 @@ func (g *group) lock(ctx context.Context, conn *pgxpool.Conn) error {
 		ids = append(ids, m.id)
 		var holds, newest bool
 		for _, u := range m.updates {
-			if u.ref.IdempotencyKey != "" {
-				keys.add(m.id, u.ref.IdempotencyKey)
+			if u.request.ref.IdempotencyKey != "" {
+				keys.add(m.id, u.request.ref.IdempotencyKey)
 			}
-			if u.ref.ReservationID != "" {
-				reservations.add(m.id, u.ref.ReservationID)
+			if u.request.ref.ReservationID != "" {
+				reservations.add(m.id, u.request.ref.ReservationID)
 				holds = true
 			}
-			if u.ref.EntryID != 0 {
-				charges.add(m.id, u.ref.EntryID)
+			if u.request.ref.EntryID != 0 {
+				charges.add(m.id, u.request.ref.EntryID)
 			}
-			newest = newest || u.ref.LastEntry
+			newest = newest || u.request.ref.LastEntry
 		}
 		if holds {
 			held = append(held, m.id)
@@ -208,27 +208,27 @@ func (g *group) run() (needHolds []string) {
 // run applies one update and keeps what it changed. The error is the update's own outcome.
 func (m *member) run(u *update) (err error) {
 	if !m.found {
-		u.change = user.Change{}
+		u.answer = user.Change{}
 		return user.ErrUserNotFound
 	}
 	// A rule that panics fails its own update and none of the others.
 	defer func() {
 		if p := recover(); p != nil {
-			u.change, err = user.Change{}, fmt.Errorf("panic in a rule: %v", p)
+			u.answer, err = user.Change{}, fmt.Errorf("panic in a rule: %v", p)
 		}
 	}()
 	s := m.state
-	s.Prior = m.prior[u.ref.IdempotencyKey]
-	s.Reservation = m.reservations[u.ref.ReservationID]
-	s.Charge = m.charges[u.ref.EntryID]
-	change, err := u.apply(s)
+	s.Prior = m.prior[u.request.ref.IdempotencyKey]
+	s.Reservation = m.reservations[u.request.ref.ReservationID]
+	s.Charge = m.charges[u.request.ref.EntryID]
+	change, err := u.request.apply(s)
 	if refused := (*user.Error)(nil); err != nil && !errors.As(err, &refused) {
-		u.change = user.Change{}
+		u.answer = user.Change{}
 		return err
 	}
-	u.change = change
+	u.answer = change
 	if !change.Empty() {
-		m.keep(&u.change)
+		m.keep(&u.answer)
 	}
 	return err
 }

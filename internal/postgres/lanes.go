@@ -11,83 +11,87 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/viralpilot/user-management/internal/user"
 )
 
-// An update waits until its lane takes it; from then on it is finished whoever still wants to know.
+// A call waits until its lane takes it; from then on it is finished whoever still wants to know.
 const (
 	waiting int32 = iota
 	taken
 	dropped
 )
 
-// update is one call of Store.Update on its way.
-type update struct {
-	// ctx is the caller's. It says in which trace the update belongs; what ends it, do minds.
-	ctx   context.Context
-	ref   user.Ref
-	apply func(user.State) (user.Change, error)
+// call is a request on its way through a lane, and its answer or error once done is closed.
+type call[Q, A any] struct {
+	// ctx is the caller's. It says in which trace the call belongs; what ends it, do minds.
+	ctx     context.Context
+	request Q
 	// queued is when it began to wait.
 	queued time.Time
 	state  atomic.Int32
-	// change and err are the outcome once done is closed.
-	change user.Change
+	answer A
 	err    error
 	done   chan struct{}
 }
 
-func (u *update) finish(change user.Change, err error) {
-	u.change, u.err = change, err
-	close(u.done)
+func (c *call[Q, A]) finish(answer A, err error) {
+	c.answer, c.err = answer, err
+	close(c.done)
 }
 
-// repeatable reports whether the update may be run again when it is not known whether it was committed: its key, or
-// the reservation it closes, makes it count once.
-func (u *update) repeatable() bool { return u.ref.IdempotencyKey != "" || u.ref.ReservationID != "" }
-
-// lanes serve updates in groups: each takes what waits for it as it is, without a delay, and commits it in one
-// transaction, while the next group gathers. An account is always in the same lane, which keeps its updates in order.
-type lanes struct {
-	queues   []chan *update
+// lanes serve calls in groups: each takes what waits for it as it is, without a delay, and serves it together, while
+// the next group gathers. Calls about one account are always in the same lane, which keeps them in order.
+type lanes[Q, A any] struct {
+	queues   []chan *call[Q, A]
 	batchMax int
-	// patience is the longest that an update waits to be taken.
+	// patience is the longest that a call waits to be taken.
 	patience time.Duration
-	serve    func([]*update)
-	stop     chan struct{}
-	running  sync.WaitGroup
-	closing  sync.Once
+	// serve finishes every call of the batch.
+	serve   func([]*call[Q, A])
+	stop    chan struct{}
+	running sync.WaitGroup
+	closing sync.Once
 }
 
-// laneQueue is how many updates may wait in a lane; more are refused at once.
+// laneQueue is how many calls may wait in a lane; more are refused at once.
 const laneQueue = 1024
 
-func startLanes(n, batchMax int, patience time.Duration, serve func([]*update)) *lanes {
-	l := &lanes{queues: make([]chan *update, n), batchMax: batchMax, patience: patience, serve: serve, stop: make(chan struct{})}
+func startLanes[Q, A any](n, batchMax int, patience time.Duration, serve func([]*call[Q, A])) *lanes[Q, A] {
+	l := &lanes[Q, A]{
+		queues: make([]chan *call[Q, A], n), batchMax: batchMax, patience: patience, serve: serve, stop: make(chan struct{}),
+	}
 	for i := range l.queues {
-		queue := make(chan *update, laneQueue)
+		queue := make(chan *call[Q, A], laneQueue)
 		l.queues[i] = queue
 		l.running.Go(func() { l.run(queue) })
 	}
 	return l
 }
 
-func (l *lanes) run(queue chan *update) {
-	batch := make([]*update, 0, l.batchMax)
+func (l *lanes[Q, A]) run(queue chan *call[Q, A]) {
+	batch := make([]*call[Q, A], 0, l.batchMax)
+	take := func(c *call[Q, A]) {
+		if c.state.CompareAndSwap(waiting, taken) { // else its caller has gone
+			batch = append(batch, c)
+		}
+	}
 	for {
+		batch = batch[:0]
 		select {
 		case <-l.stop:
 			return
-		case u := <-queue:
-			batch = take(batch[:0], u)
+		case c := <-queue:
+			take(c)
 		}
 	gather:
 		for len(batch) < l.batchMax {
 			select {
-			case u := <-queue:
-				batch = take(batch, u)
+			case c := <-queue:
+				take(c)
 			default:
 				break gather
 			}
@@ -98,48 +102,88 @@ func (l *lanes) run(queue chan *update) {
 	}
 }
 
-// take adds u to the batch unless its caller has gone.
-func take(batch []*update, u *update) []*update {
-	if u.state.CompareAndSwap(waiting, taken) {
-		return append(batch, u)
-	}
-	return batch
-}
-
-// close waits for the groups under way. Updates that still wait are refused.
-func (l *lanes) close() {
+// close waits for the groups under way. Calls that still wait are refused.
+func (l *lanes[Q, A]) close() {
 	l.closing.Do(func() { close(l.stop) })
 	l.running.Wait()
 }
 
-// do sends u on its way and waits for the outcome.
-func (l *lanes) do(ctx context.Context, u *update) (user.Change, error) {
+// do sends a request about an account on its way and waits for the answer.
+func (l *lanes[Q, A]) do(ctx context.Context, accountID string, request Q) (none A, err error) {
 	if err := ctx.Err(); err != nil {
-		return user.Change{}, user.ErrOverloaded.Because(err)
+		return none, user.ErrOverloaded.Because(err)
 	}
+	c := &call[Q, A]{ctx: ctx, request: request, queued: time.Now(), done: make(chan struct{})}
 	hash := fnv.New32a()
-	hash.Write([]byte(u.ref.AccountID))
+	hash.Write([]byte(accountID))
 	select {
-	case l.queues[hash.Sum32()%uint32(len(l.queues))] <- u:
+	case l.queues[hash.Sum32()%uint32(len(l.queues))] <- c:
 	default:
-		return user.Change{}, user.ErrOverloaded
+		return none, user.ErrOverloaded
 	}
 	ctx, cancel := context.WithTimeout(ctx, l.patience)
 	defer cancel()
 	var gone error
 	select {
-	case <-u.done:
-		return u.change, u.err
+	case <-c.done:
+		return c.answer, c.err
 	case <-ctx.Done():
 		gone = ctx.Err()
 	case <-l.stop:
 		gone = errors.New("the store is closed")
 	}
-	if u.state.CompareAndSwap(waiting, dropped) {
-		return user.Change{}, user.ErrOverloaded.Because(gone)
+	if c.state.CompareAndSwap(waiting, dropped) {
+		return none, user.ErrOverloaded.Because(gone)
 	}
-	<-u.done
-	return u.change, u.err
+	<-c.done
+	return c.answer, c.err
+}
+
+// update is one call of Store.Update on its way.
+type update = call[change, user.Change]
+
+// change is what an update asks for.
+type change struct {
+	ref   user.Ref
+	apply func(user.State) (user.Change, error)
+}
+
+// countsOnce reports whether the change may be run again when it is not known whether it was committed: its key, or the
+// reservation it closes, makes it count once.
+func (c change) countsOnce() bool { return c.ref.IdempotencyKey != "" || c.ref.ReservationID != "" }
+
+// lookup is one call of Store.Account on its way.
+type lookup = call[string, user.Account]
+
+// serveLookups reads the accounts of a batch with one statement.
+func (s *Store) serveLookups(batch []*lookup) {
+	found := make(map[string]user.Account, len(batch))
+	ids := make([]string, len(batch))
+	for i, l := range batch {
+		ids[i] = l.request
+	}
+	err := s.work(context.WithoutCancel(batch[0].ctx), func(ctx context.Context, conn *pgxpool.Conn) error {
+		rows, err := conn.Query(ctx, selectAccountsByID, ids)
+		if err != nil {
+			return err
+		}
+		accounts, err := pgx.CollectRows(rows, scanAccount)
+		for _, a := range accounts {
+			found[a.ID] = a
+		}
+		return err
+	})
+	for _, l := range batch {
+		a, ok := found[l.request]
+		switch {
+		case err != nil:
+			l.finish(user.Account{}, err)
+		case !ok:
+			l.finish(user.Account{}, user.ErrUserNotFound)
+		default:
+			l.finish(a, nil)
+		}
+	}
 }
 
 // errOutcomeUnknown says that the connection was lost between COMMIT and its answer.
@@ -174,7 +218,7 @@ func (s *Store) serveAgain(ctx context.Context, batch []*update, repeat bool) {
 		// Those that count once are run again: they find what they have written, or write it now.
 		var again []*update
 		for _, u := range batch {
-			if repeat && u.repeatable() {
+			if repeat && u.request.countsOnce() {
 				again = append(again, u)
 			} else {
 				u.finish(user.Change{}, user.ErrDatabaseUnavailable.Because(err))
@@ -228,7 +272,7 @@ func commitGroup(ctx context.Context, conn *pgxpool.Conn, batch []*update) error
 	}
 	for _, a := range g.accounts {
 		for i, u := range a.updates {
-			u.finish(u.change, a.outcomes[i])
+			u.finish(u.answer, a.outcomes[i])
 		}
 	}
 	return nil

@@ -24,9 +24,9 @@ const (
 	accountColumns = userdataColumns + `,
 			coalesce(top_ups, 0), coalesce(tokens_reserved, 0), next_hold_expiry, top_ups IS NOT NULL`
 
-	selectAccount = `SELECT ` + accountColumns + `
+	selectAccountsByID = `SELECT ` + accountColumns + `
 		FROM viralpilot.userdata LEFT JOIN viralpilot.account_state USING (cognito_user_id)
-		WHERE cognito_user_id = $1`
+		WHERE cognito_user_id = ANY($1)`
 
 	lockUserdata = `SELECT ` + userdataColumns + ` FROM viralpilot.userdata
 		WHERE cognito_user_id = ANY($1) ORDER BY cognito_user_id FOR UPDATE`

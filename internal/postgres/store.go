@@ -22,7 +22,8 @@ type Store struct {
 	acquireTimeout time.Duration
 	// workTimeout bounds what is done on a connection once it has been acquired.
 	workTimeout time.Duration
-	lanes       *lanes
+	updates     *lanes[change, user.Change]
+	lookups     *lanes[string, user.Account]
 	observer    Observer
 	groupSpan   func([]context.Context) (context.Context, func())
 	// probe has one connection of its own: a pool that is used up does not make the database look dead.
@@ -82,7 +83,8 @@ func Connect(ctx context.Context, o Options) (*Store, error) {
 	if most == 1 {
 		n = int(o.MaxConns) // every connection its own transaction
 	}
-	s.lanes = startLanes(n, cmp.Or(most, DefaultWriteBatch), s.acquireTimeout, s.serveBatch)
+	s.updates = startLanes(n, cmp.Or(most, DefaultWriteBatch), s.acquireTimeout, s.serveBatch)
+	s.lookups = startLanes(n, DefaultWriteBatch, s.acquireTimeout, s.serveLookups)
 	return s, nil
 }
 
@@ -95,7 +97,8 @@ const DefaultWriteBatch = 256
 
 // Close finishes the updates under way, waits for connections in use and closes all.
 func (s *Store) Close() {
-	s.lanes.close()
+	s.updates.close()
+	s.lookups.close()
 	s.pool.Close()
 	s.probe.Close()
 }
@@ -141,21 +144,13 @@ func (s *Store) Create(ctx context.Context, change user.Change) error {
 	})
 }
 
-// Account implements [user.Store].
+// Account implements [user.Store]. Accounts that are asked for at the same time are read together.
 func (s *Store) Account(ctx context.Context, id string) (user.Account, error) {
-	var account user.Account
-	err := s.work(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
-		rows, err := conn.Query(ctx, selectAccount, id)
-		if err != nil {
-			return err
-		}
-		account, err = pgx.CollectExactlyOneRow(rows, scanAccount)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return user.ErrUserNotFound
-		}
-		return err
-	})
-	return account, err
+	// What PostgreSQL does not take as text can name nothing that is stored.
+	if !validText(id) {
+		return user.Account{}, user.ErrUserNotFound
+	}
+	return s.lookups.do(ctx, id, id)
 }
 
 // Entries implements [user.Store].
@@ -300,7 +295,7 @@ func (s *Store) Update(ctx context.Context, ref user.Ref, apply func(user.State)
 	if !validText(ref.IdempotencyKey) || !validText(ref.ReservationID) {
 		return user.Change{}, user.ErrValidation
 	}
-	return s.lanes.do(ctx, &update{ctx: ctx, ref: ref, apply: apply, queued: time.Now(), done: make(chan struct{})})
+	return s.updates.do(ctx, ref.AccountID, change{ref, apply})
 }
 
 // work runs f on a connection of the pool, again when it certainly did nothing and may succeed. The caller's context
