@@ -20,11 +20,12 @@ local function post(path, body, key)
   return wrk.format("POST", path, headers, body)
 end
 `
-	luaStatus     = luaPrelude + `request = function() return wrk.format("GET", anyone() .. "/status") end`
-	luaConsume    = luaPrelude + `request = function() return post(anyone() .. "/consume-tokens", '{"tokens_to_consume": 1}') end`
-	luaKeyed      = luaPrelude + `request = function() return post(anyone() .. "/consume-tokens", '{"tokens_to_consume": 1}', true) end`
-	luaHot        = luaPrelude + `request = function() return post("/user/user-1/consume-tokens", '{"tokens_to_consume": 1}') end`
-	luaLedgerPage = luaPrelude + `request = function() return wrk.format("GET", anyone() .. "/ledger") end`
+	luaStatus  = luaPrelude + `request = function() return wrk.format("GET", anyone() .. "/status") end`
+	luaConsume = luaPrelude + `request = function() return post(anyone() .. "/consume-tokens", '{"tokens_to_consume": 1}') end`
+	luaKeyed   = luaPrelude + `request = function() return post(anyone() .. "/consume-tokens", '{"tokens_to_consume": 1}', true) end`
+	luaHot     = luaPrelude + `request = function() return post("/user/user-1/consume-tokens", '{"tokens_to_consume": 1}') end`
+	// One entry, so that it costs the same to send however many there are.
+	luaLedgerPage = luaPrelude + `request = function() return wrk.format("GET", anyone() .. "/ledger?limit=1") end`
 	luaLive       = `request = function() return wrk.format("GET", "/livez") end`
 
 	// Reservations that have been made are settled before new ones are.
@@ -86,7 +87,7 @@ const (
 	goodAlone   = "consume, 48 connections"
 	goodMixed   = "consume, 48 connections beside 16 of a bad client"
 	twoReplicas = "consume, two replicas, 32 connections each"
-	ledgerPage  = "first ledger page"
+	ledgerPage  = "newest ledger entry"
 )
 
 func figures() []figure {

@@ -51,7 +51,7 @@ func newReport(s settings, figures map[string]result) report {
 	atMost("start to ready (ms)", figures["start to ready"].Value, 250)
 	if s.Ledger > 0 {
 		atLeast("consume, large ledger / small", ratio(consume+", large ledger", consume), 0.9)
-		atLeast("first ledger page, large ledger / small", ratio(ledgerPage+", large ledger", ledgerPage), 0.9)
+		atLeast("newest ledger entry, large ledger / small", ratio(ledgerPage+", large ledger", ledgerPage), 0.9)
 	}
 	return r
 }

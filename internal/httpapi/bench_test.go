@@ -1,0 +1,40 @@
+package httpapi
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/viralpilot/user-management/internal/user"
+)
+
+// The codec alone. Compare two versions with benchstat: go test ./internal/httpapi -run '^$' -bench . -count 10.
+
+func BenchmarkDecodeConsume(b *testing.B) {
+	const body = `{"tokens_to_consume": 250, "metadata": {"model": "large", "feature": "captions"}}`
+	b.ReportAllocs()
+	for b.Loop() {
+		var in consumeRequest
+		r := httptest.NewRequest(http.MethodPost, "/user/u/consume-tokens", strings.NewReader(body))
+		r.Header.Set("Content-Type", "application/json")
+		if err := decode(httptest.NewRecorder(), r, &in); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkEncodeReceipt(b *testing.B) {
+	now := time.Date(2026, 11, 24, 10, 0, 0, 123456000, time.UTC)
+	receipt := user.Receipt{
+		Account: user.Account{ID: "user-1", Tier: user.TierTester, SubscriptionStatus: user.StatusActive, LastReset: &now, CreatedAt: now, UpdatedAt: now},
+		Entry:   &user.Entry{ID: 4711},
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := respondReceipt(httptest.NewRecorder(), receipt); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
