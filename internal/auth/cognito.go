@@ -161,7 +161,7 @@ func (v *verifier) principal(claims jwt.MapClaims) (Principal, error) {
 		id = username
 	}
 	// A name may be as long as an id.
-	name := "cognito:" + sub
+	name := "cognito:" + id // what erasing the account looks for
 	if sub == "" || user.ValidateID(name) != "" || user.ValidateID(id) != "" {
 		return Principal{}, errTokenIncomplete
 	}

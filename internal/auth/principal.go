@@ -21,7 +21,7 @@ const endUser = "end user"
 
 // Principal is who sent a request. The zero value may do nothing.
 type Principal struct {
-	// Name is what logs and the ledger call the caller: the name of the API key, cognito:SUB for an administrator of the
+	// Name is what logs and the ledger call the caller: the name of the API key, cognito:ID for an administrator of the
 	// user pool, "end user" for its other users, and nothing where everybody is let in. It has at most 255 characters.
 	Name string
 	// UserID is the account of a signed-in user, and empty for an API key.

@@ -57,7 +57,7 @@ func FuzzLoad(f *testing.F) {
 			password = url.QueryEscape(password)
 		}
 		if strings.Contains(value+password+place, "\x00") || strings.Contains(value+place, secret) {
-			t.Skip("cannot be in an environment, or has the secret elsewhere")
+			return // cannot be in an environment, or has the secret elsewhere
 		}
 		vars := map[string]string{name(field): value}
 		vars["DATABASE_URL"] = "postgresql://user:" + password + "@host" + place

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/viralpilot/user-management/internal/user"
 )
@@ -75,10 +76,19 @@ func entryQuery(r *http.Request) (user.EntryQuery, error) {
 		return nil
 	})
 	query.read("since", func(s string) (err error) { q.Since, err = parseTimestamp(s); return err })
-	query.read("until", func(s string) (err error) { q.Until, err = parseTimestamp(s); return err })
+	query.read("until", func(s string) (err error) { q.Until, err = parseUntil(s); return err })
 	query.read("limit", func(s string) (err error) { q.Limit, err = parseLimit(s); return err })
 	query.read("cursor", func(s string) (err error) { q.Before, err = parseCursor(s); return err })
 	return q, query.err()
+}
+
+// parseUntil reads the end of a list; the zero time, before which there is nothing, would mean no end.
+func parseUntil(s string) (time.Time, error) {
+	t, err := parseTimestamp(s)
+	if err == nil && t.IsZero() {
+		err = errTimestamp
+	}
+	return t, err
 }
 
 // A cursor is the id of the last entry of a page, in a form that nobody is tempted to calculate with.

@@ -15,7 +15,7 @@ import (
 )
 
 // A request id from outside ends up in logs and in headers: anything unusual is replaced.
-var saneRequestID = regexp.MustCompile(`^[A-Za-z0-9._:/+=@-]{1,128}$`)
+var saneRequestID = regexp.MustCompile(`^[A-Za-z0-9._:/+=-]{1,128}$`)
 
 // withRequestID gives every request an id, the caller's own when it is sane.
 func withRequestID(next http.Handler) http.Handler {

@@ -47,7 +47,7 @@ func (a *API) usage(w http.ResponseWriter, r *http.Request) error {
 
 func parseDate(s string) (time.Time, error) {
 	t, err := time.Parse(time.DateOnly, s)
-	if err != nil || t.Year() < 1 || t.Year() > 9998 { // the day after the last must be a date too
+	if err != nil || t.IsZero() || t.Year() < 1 || t.Year() > 9998 { // the zero time means none, and the day after the last is a date too
 		return time.Time{}, fieldMessage("must be a date such as 2026-11-24")
 	}
 	return t, nil

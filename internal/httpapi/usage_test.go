@@ -71,7 +71,7 @@ func TestUsageIsSummedByDay(t *testing.T) {
 		"zeros in the future":                         {"?from=2030-01-01&to=2030-01-31", "", 31},
 		"366 days, and a year has 365":                {"?from=2025-12-02&to=2026-12-02", "2026-11-24:121/30 2026-11-25:42/5 2026-12-02:3/6", 366},
 		"366 days in the future, with the last there": {"?from=9997-12-31&to=9998-12-31", "", 366},
-		"the first day that there is":                 {"?from=0001-01-01&to=0001-01-02", "", 2},
+		"the first day that there is":                 {"?from=0001-01-02&to=0001-01-03", "", 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -641,3 +641,54 @@ func TestAnAccountThatSomebodyElseLocksFailsNoOther(t *testing.T) {
 		t.Errorf("afterwards: %v", err)
 	}
 }
+
+func TestAnAccountThatStaysLockedDoesNotHoldUpTheOthers(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.New(t)
+	store := open(t, url)
+	rival := connect(t, url)
+	create(t, store, "locked", 100)
+	const others = 8 // in every lane there are some
+	for i := range others {
+		create(t, store, fmt.Sprint("other-", i), 100_000)
+	}
+	unlock := rival.lock("locked")
+
+	// One client asks for the locked account again and again; meanwhile the others are served at once, but for the few
+	// times that a lane has to find out whose row it is.
+	asking := make(chan struct{})
+	asked := background(t, func() error {
+		for {
+			_, err := store.Update(t.Context(), user.Ref{AccountID: "locked"}, spend(""))
+			if !errors.Is(err, user.ErrOverloaded) {
+				return err
+			}
+			select {
+			case <-asking:
+				return nil
+			default:
+			}
+		}
+	})
+	slow := 0
+	for begin, i := time.Now(), 0; time.Since(begin) < 4*time.Second; i++ {
+		before := time.Now()
+		if _, err := store.Update(t.Context(), user.Ref{AccountID: fmt.Sprint("other-", i%others)}, spend("")); err != nil {
+			t.Fatal(err)
+		}
+		if time.Since(before) > 500*time.Millisecond {
+			slow++
+		}
+	}
+	if slow > 1 {
+		t.Errorf("other accounts waited %d times for longer than half a second", slow)
+	}
+	close(asking)
+	if err := <-asked; err != nil {
+		t.Error(err)
+	}
+	unlock()
+	if _, err := store.Update(t.Context(), user.Ref{AccountID: "locked"}, spend("")); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+}

@@ -79,7 +79,7 @@ func (p *pairs[T]) add(id string, value T) {
 // several replicas cannot deadlock, and reads what the updates may look at. At READ COMMITTED each statement sees what
 // was committed before it began: all else is read by statements of their own, after the locks were waited for, or it
 // would be older than the accounts.
-func (g *group) lock(ctx context.Context, conn *pgxpool.Conn) error {
+func (g *group) lock(ctx context.Context, conn *pgxpool.Conn, wait lockWait) error {
 	ids := make([]string, 0, len(g.accounts))
 	var keys, reservations pairs[string]
 	var charges pairs[int64]
@@ -110,6 +110,9 @@ func (g *group) lock(ctx context.Context, conn *pgxpool.Conn) error {
 
 	var b pgx.Batch
 	b.Queue("begin")
+	if wait == hurried {
+		b.Queue("SET LOCAL lock_timeout = 100") // milliseconds
+	}
 	b.Queue(lockUserdata, ids).Query(func(rows pgx.Rows) error {
 		var a user.Account
 		_, err := pgx.ForEachRow(rows, userdataFields(&a), func() error {

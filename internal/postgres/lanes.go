@@ -204,12 +204,77 @@ func (s *Store) serveBatch(batch []*update) {
 		defer end()
 		ctx = spanned
 	}
-	s.serveAgain(ctx, batch, true)
+	together := make([]*update, 0, len(batch))
+	var aside []*update
+	for _, u := range batch {
+		if s.heldUp.has(u.request.ref.AccountID) {
+			aside = append(aside, u)
+		} else {
+			together = append(together, u)
+		}
+	}
+	for _, m := range newGroup(aside).accounts {
+		s.serveAside(ctx, m.id, m.updates, true)
+	}
+	if len(together) > 0 {
+		s.serveAgain(ctx, together, true, hurried)
+	}
 }
 
-func (s *Store) serveAgain(ctx context.Context, batch []*update, repeat bool) {
+// lockWait is how long a transaction waits for a row that somebody else keeps locked.
+type lockWait int
+
+const (
+	// hurried is for groups in a lane, where others would wait with it.
+	hurried lockWait = iota
+	// patient is for one account aside: as long as the connection's lock_timeout.
+	patient
+)
+
+// serveAside serves updates of one account past its lane, because somebody else seems to keep its row locked: they may
+// wait for it as long as the connection's lock_timeout, and hold up no other account. Until the row is free again the
+// account's later updates come here too.
+func (s *Store) serveAside(ctx context.Context, accountID string, updates []*update, repeat bool) {
+	s.heldUp.add(accountID)
+	select {
+	case s.aside <- struct{}{}:
+	default: // enough connections wait for locks
+		for _, u := range updates {
+			u.finish(user.Change{}, user.ErrOverloaded)
+		}
+		return
+	}
+	s.waiting.Go(func() {
+		defer func() { <-s.aside }()
+		s.serveAgain(ctx, updates, repeat, patient)
+		if !lockTimeout(updates[0].err) {
+			s.heldUp.remove(accountID)
+		}
+	})
+}
+
+// heldUp are accounts of which somebody else lately kept the row locked.
+type heldUp struct{ until sync.Map }
+
+// heldUpFor is how long an account is remembered after its row was last found locked.
+const heldUpFor = 5 * time.Second
+
+func (h *heldUp) add(accountID string) { h.until.Store(accountID, time.Now().Add(heldUpFor)) }
+
+func (h *heldUp) remove(accountID string) { h.until.Delete(accountID) }
+
+func (h *heldUp) has(accountID string) bool {
+	until, ok := h.until.Load(accountID)
+	if ok && time.Now().After(until.(time.Time)) {
+		h.remove(accountID)
+		return false
+	}
+	return ok
+}
+
+func (s *Store) serveAgain(ctx context.Context, batch []*update, repeat bool, wait lockWait) {
 	err := s.work(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
-		return commitGroup(ctx, conn, batch)
+		return commitGroup(ctx, conn, batch, wait)
 	})
 	var known *user.Error
 	switch {
@@ -225,20 +290,25 @@ func (s *Store) serveAgain(ctx context.Context, batch []*update, repeat bool) {
 			}
 		}
 		if len(again) > 0 {
-			s.serveAgain(ctx, again, false)
+			s.serveAgain(ctx, again, false, wait)
 		}
-	case lockTimeout(err) && len(newGroup(batch).accounts) > 1:
-		// Whoever else holds one of the accounts holds up the others only this once: each goes by itself now.
+	case lockTimeout(err) && wait == hurried:
 		s.observer.Retry()
+		accounts := newGroup(batch).accounts
+		if len(accounts) == 1 {
+			s.serveAside(ctx, accounts[0].id, batch, repeat)
+			return
+		}
+		// Each by itself, to find out whose row it is.
 		var serving sync.WaitGroup
-		for _, m := range newGroup(batch).accounts {
-			serving.Go(func() { s.serveAgain(ctx, m.updates, repeat) })
+		for _, m := range accounts {
+			serving.Go(func() { s.serveAgain(ctx, m.updates, repeat, hurried) })
 		}
 		serving.Wait()
 	case len(batch) > 1 && !errors.As(err, &known):
 		s.observer.Retry()
-		s.serveAgain(ctx, batch[:len(batch)/2], repeat)
-		s.serveAgain(ctx, batch[len(batch)/2:], repeat)
+		s.serveAgain(ctx, batch[:len(batch)/2], repeat, wait)
+		s.serveAgain(ctx, batch[len(batch)/2:], repeat, wait)
 	default:
 		for _, u := range batch {
 			u.finish(user.Change{}, err)
@@ -254,10 +324,10 @@ func lockTimeout(err error) bool {
 
 // commitGroup runs a batch in one transaction. It finishes the updates only when it returns nil; otherwise nothing
 // was done, unless the error is errOutcomeUnknown.
-func commitGroup(ctx context.Context, conn *pgxpool.Conn, batch []*update) error {
+func commitGroup(ctx context.Context, conn *pgxpool.Conn, batch []*update, wait lockWait) error {
 	g := newGroup(batch)
 	err := func() error {
-		if err := g.lock(ctx, conn); err != nil {
+		if err := g.lock(ctx, conn, wait); err != nil {
 			return notDone(err)
 		}
 		for needed := g.run(); len(needed) > 0; needed = g.run() {

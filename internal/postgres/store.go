@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -24,8 +25,12 @@ type Store struct {
 	workTimeout time.Duration
 	updates     *lanes[change, user.Change]
 	lookups     *lanes[string, user.Account]
-	observer    Observer
-	groupSpan   func([]context.Context) (context.Context, func())
+	// heldUp are accounts that are served aside; aside has a place for each connection that may wait for their rows.
+	heldUp    heldUp
+	aside     chan struct{}
+	waiting   sync.WaitGroup
+	observer  Observer
+	groupSpan func([]context.Context) (context.Context, func())
 	// probe has one connection of its own: a pool that is used up does not make the database look dead.
 	probe *pgxpool.Pool
 }
@@ -84,6 +89,7 @@ func Connect(ctx context.Context, o Options) (*Store, error) {
 		n = int(o.MaxConns) // every connection its own transaction
 	}
 	s.updates = startLanes(n, cmp.Or(most, DefaultWriteBatch), s.acquireTimeout, s.serveBatch)
+	s.aside = make(chan struct{}, max(1, int(o.MaxConns)/2))
 	s.lookups = startLanes(n, DefaultWriteBatch, s.acquireTimeout, s.serveLookups)
 	return s, nil
 }
@@ -98,6 +104,7 @@ const DefaultWriteBatch = 256
 // Close finishes the updates under way, waits for connections in use and closes all.
 func (s *Store) Close() {
 	s.updates.close()
+	s.waiting.Wait()
 	s.lookups.close()
 	s.pool.Close()
 	s.probe.Close()

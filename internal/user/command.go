@@ -89,7 +89,9 @@ type Refund struct {
 func (c Consume) hash() []byte   { return commandHash("consume-tokens", c.Tokens) }
 func (c AddTokens) hash() []byte { return commandHash("add-tokens", c.Tokens) }
 func (c Reserve) hash() []byte   { return commandHash("reserve", c.Tokens, c.TTL.Milliseconds()) }
-func (c Refund) hash() []byte    { return commandHash("refund", c.EntryID, c.Tokens) }
+
+// hash of a refund has 0 for all that is left: how much that is depends on when it is asked.
+func (c Refund) hash() []byte { return commandHash("refund", c.EntryID, c.Tokens) }
 
 // commandHash identifies a command by its call and its amounts after defaults. It is stored, so its form must not
 // change.

@@ -66,7 +66,7 @@ func (s *Service) Create(ctx context.Context, n NewAccount) (_ Account, err erro
 		return Account{}, invalid("cognito_user_id", problem)
 	}
 	change := s.Rules.Open(n, s.now())
-	return change.Account, s.Store.Create(ctx, change)
+	return change.Account, s.observe(change, s.Store.Create(ctx, change))
 }
 
 // Account reads an account, after the reset or the expiry that was due; [ErrUserNotFound] when there is none.
@@ -251,16 +251,24 @@ func (s *Service) begin(ctx context.Context, operation string) (spanned context.
 // update is Store.Update, observed.
 func (s *Service) update(ctx context.Context, ref Ref, apply func(State) (Change, error)) (Change, error) {
 	change, err := s.Store.Update(ctx, ref, apply)
+	return change, s.observe(change, err)
+}
+
+// observe tells the Observer of a change and returns the error of having made it. Entries without an id were not
+// written.
+func (s *Service) observe(change Change, err error) error {
 	if s.Observer == nil {
-		return change, err
+		return err
 	}
 	for _, e := range change.Entries {
-		s.Observer.Entry(e)
+		if e.ID != 0 {
+			s.Observer.Entry(e)
+		}
 	}
 	if refused := (*Error)(nil); errors.As(err, &refused) {
 		s.Observer.Refusal(refused.Code)
 	}
-	return change, err
+	return err
 }
 
 func (s *Service) now() time.Time { return s.Now().UTC().Truncate(time.Microsecond) }
