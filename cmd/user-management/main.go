@@ -71,8 +71,7 @@ func run(args []string, stdout io.Writer) error {
 		return fmt.Errorf("there is no command %q (see --help)", name)
 	}
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		_, err := fmt.Fprint(stdout, usage, config.Usage())
-		return err
+		return help(stdout)
 	} else if err != nil {
 		return fmt.Errorf("%w (see --help)", err)
 	}
@@ -98,14 +97,24 @@ func run(args []string, stdout io.Writer) error {
 	return do(ctx, cfg, stdout)
 }
 
+func help(stdout io.Writer) error {
+	_, err := fmt.Fprint(stdout, usage, config.Usage())
+	return err
+}
+
 // newAPIKey needs no settings.
 func newAPIKey(flags *flag.FlagSet, args []string, stdout io.Writer) error {
 	name := flags.String("name", "", "")
 	scopes := flags.String("scopes", "", "")
+	if len(args) == 1 && (args[0] == "--help" || args[0] == "-h") {
+		return help(stdout)
+	}
 	if len(args) == 0 || args[0] != "new" {
 		return errors.New("want: apikey new --name NAME --scopes read,consume (see --help)")
 	}
-	if err := flags.Parse(args[1:]); err != nil {
+	if err := flags.Parse(args[1:]); errors.Is(err, flag.ErrHelp) {
+		return help(stdout)
+	} else if err != nil {
 		return fmt.Errorf("apikey new: %w (see --help)", err)
 	}
 	if flags.NArg() > 0 {
@@ -126,6 +135,9 @@ func verify(flags *flag.FlagSet) command {
 	})
 	adopt := flags.String("adopt", "", "")
 	return func(ctx context.Context, cfg config.Config, stdout io.Writer) error {
+		if *adopt != "" && !since.IsZero() {
+			return errors.New("verify takes --since or --adopt, not both")
+		}
 		if *adopt != "" {
 			return app.Accept(ctx, cfg, *adopt, stdout)
 		}

@@ -285,7 +285,7 @@ func TestHelpListsEveryCommandAndVariable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"--help"}, {"-h"}, {"help"}, {"serve", "--help"}} {
+	for _, args := range [][]string{{"--help"}, {"-h"}, {"help"}, {"serve", "--help"}, {"apikey", "--help"}, {"apikey", "new", "-h"}} {
 		help := run(t, t.TempDir(), nil, args...).want(t, 0).stdout
 		if got, want := variables(help), variables(string(example)); !slices.Equal(got, want) || len(want) < 20 {
 			t.Errorf("%q lists %q, .env.example %q", args, got, want)

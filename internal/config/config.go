@@ -1,5 +1,5 @@
 // Package config reads the settings of the service from the environment and from a .env file: one struct with a
-// default, a check and a one-line description for each variable. Nothing else in the program reads the environment.
+// default, a check and a one-line description for each variable. Nothing else of the service's own code reads the environment.
 package config
 
 import (

@@ -9,7 +9,8 @@ import (
 	"github.com/viralpilot/user-management/internal/user"
 )
 
-// Every statement of the request path names one account.
+// Every statement of the request path names an account or a list of them, but for the search of users and, when an
+// account is erased, the entries of others that name it.
 const (
 	userdataColumns = `cognito_user_id, username, email, subscription_tier, subscription_status, subscription_renewal_date,
 		tokens_remaining, tokens_used_this_month, last_token_reset_date, created_at, updated_at, is_active`

@@ -35,49 +35,49 @@ type Metrics struct {
 func NewMetrics(version, commit string) *Metrics {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	make := promauto.With(registry)
-	make.NewGaugeVec(prometheus.GaugeOpts{
+	factory := promauto.With(registry)
+	factory.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "user_management_build_info", Help: "Version and commit of the running binary; always 1.",
 	}, []string{"version", "commit"}).WithLabelValues(version, commit).Set(1)
 	// From a lone update to a full second: what is beyond is an outage.
 	seconds := []float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5}
 	return &Metrics{
 		registry: registry,
-		requests: make.NewCounterVec(prometheus.CounterOpts{
+		requests: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "http_requests_total", Help: "Requests answered, by method, route pattern and status.",
 		}, []string{"method", "route", "status"}),
-		duration: make.NewHistogramVec(prometheus.HistogramOpts{
+		duration: factory.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "http_request_duration_seconds", Help: "Time to answer a request, by method and route pattern.", Buckets: seconds,
 		}, []string{"method", "route"}),
-		inFlight: make.NewGauge(prometheus.GaugeOpts{
+		inFlight: factory.NewGauge(prometheus.GaugeOpts{
 			Name: "http_requests_in_flight", Help: "Requests that are being answered.",
 		}),
-		consumed: make.NewCounter(prometheus.CounterOpts{
+		consumed: factory.NewCounter(prometheus.CounterOpts{
 			Name: "user_management_tokens_consumed_total", Help: "Tokens charged by consume and settle.",
 		}),
-		toppedUp: make.NewCounter(prometheus.CounterOpts{
+		toppedUp: factory.NewCounter(prometheus.CounterOpts{
 			Name: "user_management_tokens_topped_up_total", Help: "Tokens added as top-ups.",
 		}),
-		reserved: make.NewCounter(prometheus.CounterOpts{
+		reserved: factory.NewCounter(prometheus.CounterOpts{
 			Name: "user_management_tokens_reserved_total", Help: "Tokens set aside by reservations.",
 		}),
-		refunded: make.NewCounter(prometheus.CounterOpts{
+		refunded: factory.NewCounter(prometheus.CounterOpts{
 			Name: "user_management_tokens_refunded_total", Help: "Tokens given back by refunds.",
 		}),
-		resets: make.NewCounter(prometheus.CounterOpts{
+		resets: factory.NewCounter(prometheus.CounterOpts{
 			Name: "user_management_monthly_resets_total", Help: "Monthly resets of accounts.",
 		}),
-		refused: make.NewCounterVec(prometheus.CounterOpts{
+		refused: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "user_management_refusals_total", Help: "Commands refused, by code.",
 		}, []string{"code"}),
-		groupSize: make.NewHistogram(prometheus.HistogramOpts{
+		groupSize: factory.NewHistogram(prometheus.HistogramOpts{
 			Name: "user_management_commit_group_size", Help: "Updates that one transaction served.",
 			Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024},
 		}),
-		groupWait: make.NewHistogram(prometheus.HistogramOpts{
+		groupWait: factory.NewHistogram(prometheus.HistogramOpts{
 			Name: "user_management_commit_group_wait_seconds", Help: "Time that the first update of a group waited to be taken.", Buckets: seconds,
 		}),
-		groupRetries: make.NewCounter(prometheus.CounterOpts{
+		groupRetries: factory.NewCounter(prometheus.CounterOpts{
 			Name: "user_management_commit_group_retries_total", Help: "Transactions that were tried again, after a deadlock or split in halves.",
 		}),
 	}
