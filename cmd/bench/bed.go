@@ -139,15 +139,18 @@ func (b *bed) start(ctx context.Context, name string) (*service, error) {
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
 	}
-	for deadline := time.Now().Add(30 * time.Second); ; {
-		if healthy(ctx, s.url) {
-			return s, nil
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !healthy(ctx, s.url) {
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("the service did not become healthy: %w", ctx.Err()), s.stop())
+		case <-tick.C:
 		}
-		if time.Now().After(deadline) || ctx.Err() != nil {
-			return nil, errors.Join(fmt.Errorf("the service did not become healthy; see %s", log.Name()), s.stop())
-		}
-		time.Sleep(2 * time.Millisecond)
 	}
+	return s, nil
 }
 
 func healthy(ctx context.Context, url string) bool {

@@ -292,6 +292,7 @@ func newValidator() *validator.Validate {
 			panic(err) // only for a tag that is empty or reserved
 		}
 	}
+	v.RegisterAlias("metadata", "max=16,dive,keys,min=1,max=64,no_nul,endkeys,max=256,no_nul")
 	v.RegisterCustomTypeFunc(func(v reflect.Value) any {
 		if value := v.Interface().(clearable).value; value != nil {
 			return *value
@@ -331,7 +332,7 @@ func (p fieldErrors) with(err error) error {
 
 // message says in words what a validator tag wants.
 func message(f validator.FieldError) string {
-	switch f.Tag() {
+	switch f.ActualTag() {
 	case "required":
 		return "is required"
 	case "account_id":
@@ -345,7 +346,7 @@ func message(f validator.FieldError) string {
 	case "no_nul":
 		return "must not contain a NUL character"
 	}
-	bound := map[string]string{"min": "at least", "max": "at most"}[f.Tag()]
+	bound := map[string]string{"min": "at least", "max": "at most"}[f.ActualTag()]
 	switch f.Kind() {
 	case reflect.String:
 		return fmt.Sprintf("must have %s %s characters", bound, f.Param())

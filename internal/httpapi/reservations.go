@@ -48,7 +48,7 @@ func newReservationBody(r user.ReservationReceipt) reservationBody {
 type reserveRequest struct {
 	Tokens     *int64   `json:"tokens" validate:"required,min=1,max=2147483647"`
 	TTLSeconds *int64   `json:"ttl_seconds" validate:"omitnil,min=1,max=86400"`
-	Metadata   metadata `json:"metadata" null:"none" validate:"max=16,dive,keys,min=1,max=64,no_nul,endkeys,max=256,no_nul"`
+	Metadata   metadata `json:"metadata" null:"none" validate:"metadata"`
 }
 
 func (a *API) reserve(w http.ResponseWriter, r *http.Request) error {
@@ -72,7 +72,7 @@ func (a *API) reserve(w http.ResponseWriter, r *http.Request) error {
 
 type settleRequest struct {
 	TokensUsed *int64   `json:"tokens_used" validate:"required,min=0,max=2147483647"`
-	Metadata   metadata `json:"metadata" null:"none" validate:"max=16,dive,keys,min=1,max=64,no_nul,endkeys,max=256,no_nul"`
+	Metadata   metadata `json:"metadata" null:"none" validate:"metadata"`
 }
 
 func (a *API) settle(w http.ResponseWriter, r *http.Request) error {

@@ -146,7 +146,7 @@ func (a *API) changeTier(w http.ResponseWriter, r *http.Request) error {
 
 type consumeRequest struct {
 	TokensToConsume *int64   `json:"tokens_to_consume" validate:"omitnil,min=1,max=2147483647"`
-	Metadata        metadata `json:"metadata" null:"none" validate:"max=16,dive,keys,min=1,max=64,no_nul,endkeys,max=256,no_nul"`
+	Metadata        metadata `json:"metadata" null:"none" validate:"metadata"`
 }
 
 func (a *API) consumeTokens(w http.ResponseWriter, r *http.Request) error {
@@ -168,7 +168,7 @@ func (a *API) consumeTokens(w http.ResponseWriter, r *http.Request) error {
 
 type addRequest struct {
 	TokensToAdd *int64   `json:"tokens_to_add" validate:"required,min=1,max=2147483647"`
-	Metadata    metadata `json:"metadata" null:"none" validate:"max=16,dive,keys,min=1,max=64,no_nul,endkeys,max=256,no_nul"`
+	Metadata    metadata `json:"metadata" null:"none" validate:"metadata"`
 }
 
 func (a *API) addTokens(w http.ResponseWriter, r *http.Request) error {
@@ -187,7 +187,7 @@ func (a *API) addTokens(w http.ResponseWriter, r *http.Request) error {
 type refundRequest struct {
 	EntryID  *string  `json:"entry_id" validate:"required"`
 	Tokens   *int64   `json:"tokens" validate:"omitnil,min=1,max=2147483647"`
-	Metadata metadata `json:"metadata" null:"none" validate:"max=16,dive,keys,min=1,max=64,no_nul,endkeys,max=256,no_nul"`
+	Metadata metadata `json:"metadata" null:"none" validate:"metadata"`
 }
 
 func (a *API) refund(w http.ResponseWriter, r *http.Request) error {
