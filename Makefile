@@ -11,7 +11,7 @@ SOURCES := cmd internal migrations
 # `make build` stamps instead.
 export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -buildvcs=false)
 
-.PHONY: help run test test-proxy bench lint fmt build dev go compiler curl wrk haproxy
+.PHONY: help run test test-proxy test-faults bench lint fmt build dev go compiler curl wrk haproxy
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,10 @@ test: dev compiler curl ## Run all tests, on a PostgreSQL of their own unless TE
 	@bin/dev ensure-postgres
 	CGO_ENABLED=1 $(GO) test -race -count=1 ./...
 
+test-faults: dev ## Test what happens when the service, its database or the network between them fails, with real processes
+	@bin/dev ensure-postgres
+	$(GO) test -tags faults -count=1 -timeout 20m -v ./cmd/user-management
+
 bench: go wrk ## Measure the service on a PostgreSQL of its own; BENCH_JSON=file keeps the figures
 	@$(GO) run ./cmd/bench
 
@@ -31,8 +35,8 @@ test-proxy: dev haproxy ## Test the proxy of docker-compose.yml's profile "scale
 	PATH="$$PATH:/usr/sbin" $(GO) test -tags proxy -count=1 -run TestTheProxy -v ./internal/app
 
 lint: go ## Check the code: vet, staticcheck, gofumpt, go.mod and go.sum
-	$(GO) vet -tags proxy ./...
-	$(STATICCHECK) -tags proxy ./...
+	$(GO) vet -tags proxy,faults ./...
+	$(STATICCHECK) -tags proxy,faults ./...
 	@echo "$(GOFUMPT) -l $(SOURCES)"
 	@files=$$($(GOFUMPT) -l $(SOURCES)) || exit 1; \
 	if [ -n "$$files" ]; then echo "Not formatted, run make fmt:"; echo "$$files"; exit 1; fi >&2

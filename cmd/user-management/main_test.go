@@ -102,7 +102,7 @@ type service struct {
 	cmd  *exec.Cmd
 	url  string
 	port string
-	// log gets the lines after the one that has the address; it is closed when the program ends.
+	// log gets the lines after the one that has the address, as many as it holds; it is closed when the program ends.
 	log chan string
 }
 
@@ -131,8 +131,11 @@ func serve(t *testing.T, env ...string) *service {
 			}
 			if record.Msg == "listening" {
 				listening <- record.Address
-			} else {
-				s.log <- lines.Text()
+				continue
+			}
+			select {
+			case s.log <- lines.Text():
+			default: // nobody reads it, and the program must not wait for a reader
 			}
 		}
 	}()
