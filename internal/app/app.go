@@ -218,6 +218,7 @@ func databaseOptions(cfg config.Config, log *slog.Logger) postgres.Options {
 		ConnectTimeout:       cfg.DBConnectTimeout,
 		AcquireTimeout:       cfg.DBAcquireTimeout,
 		StatementTimeout:     cfg.DBStatementTimeout,
+		QueryMode:            postgres.QueryMode(cfg.DBQueryMode),
 		WriteBatchMax:        cfg.WriteBatchMax,
 		ImportPublicUserdata: cfg.ImportPublicUserdata,
 		Log:                  log,

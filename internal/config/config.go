@@ -81,6 +81,10 @@ type Config struct {
 	// DBMinConns is the number of connections that the pool keeps open, 0 to DBMaxConns.
 	DBMinConns int32 `envconfig:"DB_MIN_CONNS" default:"1" validate:"min=0,max=1000" desc:"connections that the pool keeps open, at most DB_MAX_CONNS"`
 
+	// DBQueryMode is "auto", "session" or "transaction": what a connection to the database is, a session of PostgreSQL or
+	// one of a pooler that gives each transaction another session; "auto" finds out.
+	DBQueryMode string `envconfig:"DB_QUERY_MODE" default:"auto" validate:"oneof=auto session transaction" desc:"what a connection is: session, transaction (PgBouncer's transaction pooling), or auto, which finds out"`
+
 	// RateLimitPerMinute is the most requests of one caller in a minute, 0 to 1000000; 0 is no limit.
 	RateLimitPerMinute int `envconfig:"RATE_LIMIT_PER_MINUTE" default:"0" validate:"min=0,max=1000000" desc:"most requests of one caller (of one address while the service is open) in a minute; 0 is no limit"`
 	// TrustedProxies are the networks of proxies whose X-Forwarded-For is believed.

@@ -92,6 +92,7 @@ func TestDefaults(t *testing.T) {
 		DBStatementTimeout:   5 * time.Second,
 		DBMaxConns:           8,
 		DBMinConns:           1,
+		DBQueryMode:          "auto",
 		MaxInFlight:          1024,
 		WriteBatchMax:        256, SweepInterval: 30 * time.Second,
 		RequestTimeout:        10 * time.Second,
@@ -154,6 +155,7 @@ func TestAccepted(t *testing.T) {
 		{"requests are not logged", "LOG_REQUESTS", "none", func(c Config) any { return c.LogRequests }, "none"},
 		{"duration has two units", "HTTP_IDLE_TIMEOUT", "1m30s", func(c Config) any { return c.HTTPIdleTimeout }, 90 * time.Second},
 		{"duration is the least", "DB_ACQUIRE_TIMEOUT", "10ms", func(c Config) any { return c.DBAcquireTimeout }, 10 * time.Millisecond},
+		{"connections are a pooler's", "DB_QUERY_MODE", "transaction", func(c Config) any { return c.DBQueryMode }, "transaction"},
 		{"pool keeps none", "DB_MIN_CONNS", "0", func(c Config) any { return c.DBMinConns }, int32(0)},
 		{"pool keeps all", "DB_MIN_CONNS", "8", func(c Config) any { return c.DBMinConns }, int32(8)},
 		{

@@ -35,7 +35,7 @@ func startSQL(t *testing.T, change ...func(*httpapi.Options)) (*service, *pgxpoo
 		t.Fatal(err)
 	}
 	t.Cleanup(store.Close)
-	db, err := pgxpool.New(t.Context(), url)
+	db, err := pgxpool.New(t.Context(), localpgtest.Direct(url))
 	if err != nil {
 		t.Fatal(err)
 	}

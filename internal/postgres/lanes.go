@@ -186,8 +186,9 @@ func (s *Store) serveLookups(batch []*lookup) {
 	}
 }
 
-// errOutcomeUnknown says that the connection was lost between COMMIT and its answer.
-var errOutcomeUnknown = errors.New("the connection was lost during the commit")
+// errOutcomeUnknown says that the connection was lost between COMMIT and its answer, or that the commit may not have
+// reached the standby that it has to.
+var errOutcomeUnknown = errors.New("the outcome of the commit is not known")
 
 // serveBatch commits a batch and finishes each of its updates. What fails for a reason of the data is halved until the
 // update that is to blame stands alone, so that it fails none of the others: for each such one at most two
@@ -230,6 +231,9 @@ const (
 	// patient is for one account aside: as long as the connection's lock_timeout.
 	patient
 )
+
+// hurriedLockTimeout is long enough for every transaction of ours, which does nothing between its lock and its end.
+const hurriedLockTimeout = 100 * time.Millisecond
 
 // serveAside serves updates of one account past its lane, because somebody else seems to keep its row locked: they may
 // wait for it as long as the connection's lock_timeout, and hold up no other account. Until the row is free again the
@@ -274,7 +278,7 @@ func (h *heldUp) has(accountID string) bool {
 
 func (s *Store) serveAgain(ctx context.Context, batch []*update, repeat bool, wait lockWait) {
 	err := s.work(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
-		return commitGroup(ctx, conn, batch, wait)
+		return commitGroup(ctx, conn, batch, s.begin[wait])
 	})
 	var known *user.Error
 	switch {
@@ -322,12 +326,12 @@ func lockTimeout(err error) bool {
 	return errors.As(err, &pg) && pg.Code == sqlLockNotAvailable
 }
 
-// commitGroup runs a batch in one transaction. It finishes the updates only when it returns nil; otherwise nothing
+// commitGroup runs a batch in one transaction, which the statements begin. It finishes the updates only when it returns nil; otherwise nothing
 // was done, unless the error is errOutcomeUnknown.
-func commitGroup(ctx context.Context, conn *pgxpool.Conn, batch []*update, wait lockWait) error {
+func commitGroup(ctx context.Context, conn *pgxpool.Conn, batch []*update, begin []string) error {
 	g := newGroup(batch)
 	err := func() error {
-		if err := g.lock(ctx, conn, wait); err != nil {
+		if err := g.lock(ctx, conn, begin); err != nil {
 			return notDone(err)
 		}
 		for needed := g.run(); len(needed) > 0; needed = g.run() {

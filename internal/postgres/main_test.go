@@ -63,7 +63,7 @@ type database struct {
 
 func connect(t *testing.T, url string) database {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), url)
+	conn, err := pgx.Connect(t.Context(), localpgtest.Direct(url))
 	if err != nil {
 		t.Fatal(err)
 	}

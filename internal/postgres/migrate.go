@@ -3,15 +3,19 @@ package postgres
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"path"
+	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
-	"github.com/pressly/goose/v3/lock"
 
 	"github.com/viralpilot/user-management/migrations"
 )
@@ -22,74 +26,146 @@ const (
 	lockID       = 7268_8001
 )
 
+const (
+	// migrationLockWait is how long a replica waits for another one that migrates, migrationLockPause how long it waits to
+	// ask again.
+	migrationLockWait  = 5 * time.Minute
+	migrationLockPause = 100 * time.Millisecond
+	// tableLockWait is how long a migration waits for a table. While it waits, everybody who comes after it waits too: it
+	// rather gives up soon and tries again, for tablePatience in all.
+	tableLockWait = 500 * time.Millisecond
+	tablePatience = 5 * time.Minute
+)
+
 // migrate brings the database to this version's schema, whoever else is doing so at the same time. A schema that is
 // newer already is left as it is.
-func migrate(ctx context.Context, cfg *pgx.ConnConfig, importPublic bool, log *slog.Logger) error {
+func migrate(ctx context.Context, cfg *pgx.ConnConfig, importPublic bool, log *slog.Logger) (err error) {
 	cfg = cfg.Copy()
+	cfg.Tracer = nil
 	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { log.Info("migration: " + n.Message) }
-	db := stdlib.OpenDB(*cfg, stdlib.OptionAfterConnect(func(ctx context.Context, conn *pgx.Conn) error {
-		setting := "on"
-		if !importPublic {
-			setting = "off"
-		}
-		_, err := conn.Exec(ctx, "SELECT set_config('viralpilot.import_public_userdata', $1, false)", setting)
-		return err
-	}))
-	defer db.Close()
-
-	// The default probes every five seconds: too long for replicas that start together.
-	locker, err := lock.NewPostgresSessionLocker(lock.WithLockID(lockID), lock.WithLockTimeout(1, 300))
+	unlock, err := lockMigrations(ctx, cfg)
 	if err != nil {
 		return fmt.Errorf("migration lock: %w", err)
 	}
-	if err := createSchema(ctx, db, locker); err != nil {
+	defer func() { err = errors.Join(err, unlock()) }()
+
+	db := stdlib.OpenDB(*cfg)
+	defer db.Close()
+	if err := createSchema(ctx, db); err != nil {
 		return fmt.Errorf("create schema viralpilot: %w", err)
 	}
+	provider, err := newProvider(db, importPublic)
+	if err != nil {
+		return fmt.Errorf("migrations: %w", err)
+	}
+	pause := tableLockWait
+	for deadline := time.Now().Add(tablePatience); ; {
+		applied, err := provider.Up(ctx)
+		for _, m := range applied {
+			log.Info("migration applied", "version", m.Source.Version, "duration", m.Duration)
+		}
+		if err == nil {
+			return nil
+		}
+		if !lockTimeout(err) || time.Now().After(deadline) {
+			return fmt.Errorf("migrate: %w", err)
+		}
+		log.Warn("a migration waits for a table that somebody keeps locked", "again_in", pause)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, 10*time.Second)
+	}
+}
+
+// lockMigrations keeps other replicas from migrating until the lock is given back. It is held by a transaction, since a
+// pooler may give the next statement of a session that has none to another session. Whoever waits for it holds nothing
+// meanwhile: the one that has it may need the last session of a pooler.
+func lockMigrations(ctx context.Context, cfg *pgx.ConnConfig) (unlock func() error, err error) {
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	unlock = func() error {
+		// What it holds goes with it, however this ends.
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		return conn.Close(closing)
+	}
+	begin := pgx.TxOptions{BeginQuery: strings.Join(append([]string{"begin"}, limits("LOCAL", 0, 0)...), "; ")}
+	for deadline := time.Now().Add(migrationLockWait); ; {
+		var locked bool
+		tx, err := conn.BeginTx(ctx, begin)
+		if err == nil {
+			err = tx.QueryRow(ctx, "SELECT pg_try_advisory_xact_lock($1)", lockID).Scan(&locked)
+		}
+		if err == nil && locked {
+			return unlock, nil
+		}
+		if err == nil {
+			err = tx.Rollback(ctx)
+		}
+		if err == nil && time.Now().After(deadline) {
+			err = fmt.Errorf("another replica has been migrating for %s", migrationLockWait)
+		}
+		if err != nil {
+			return nil, errors.Join(err, unlock())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(ctx.Err(), unlock())
+		case <-time.After(migrationLockPause):
+		}
+	}
+}
+
+// newProvider makes the migrations of the files. Each begins with its own settings: a pooler would not keep them from
+// one transaction to the next.
+func newProvider(db *sql.DB, importPublic bool) (*goose.Provider, error) {
 	versions, err := database.NewStore(database.DialectPostgres, versionTable)
 	if err != nil {
-		return fmt.Errorf("migrations: %w", err)
+		return nil, err
 	}
-	provider, err := goose.NewProvider("", db, migrations.FS, goose.WithStore(versions), goose.WithSessionLocker(locker))
+	imports := "on"
+	if !importPublic {
+		imports = "off"
+	}
+	settings := strings.Join(append(limits("LOCAL", 0, tableLockWait), "SET LOCAL viralpilot.import_public_userdata = "+imports), "; ")
+	files, err := fs.Glob(migrations.FS, "*.sql")
 	if err != nil {
-		return fmt.Errorf("migrations: %w", err)
+		return nil, err
 	}
-	applied, err := provider.Up(ctx)
-	for _, m := range applied {
-		log.Info("migration applied", "file", m.Source.Path, "duration", m.Duration)
+	list := make([]*goose.Migration, len(files))
+	for i, name := range files {
+		version, err := goose.NumericComponent(path.Base(name))
+		if err != nil {
+			return nil, err
+		}
+		text, err := fs.ReadFile(migrations.FS, name)
+		if err != nil {
+			return nil, err
+		}
+		list[i] = goose.NewGoMigration(version, &goose.GoFunc{RunTx: func(ctx context.Context, tx *sql.Tx) error {
+			if _, err := tx.ExecContext(ctx, settings); err != nil {
+				return err
+			}
+			_, err := tx.ExecContext(ctx, string(text))
+			return err
+		}}, nil)
 	}
-	if err != nil {
-		return fmt.Errorf("migrate: %w", err)
-	}
-	return nil
+	return goose.NewProvider(goose.DialectCustom, db, nil, goose.WithStore(versions), goose.WithDisableGlobalRegistry(true), goose.WithGoMigrations(list...))
 }
 
 // createSchema makes the schema in which goose keeps its versions. IF NOT EXISTS would want the CREATE right on the
 // database even where the schema is there, so it is only asked for where it is missing.
-func createSchema(ctx context.Context, db *sql.DB, locker lock.SessionLocker) (err error) {
-	conn, err := db.Conn(ctx)
-	if err != nil {
+func createSchema(ctx context.Context, db *sql.DB) error {
+	var exists bool
+	err := db.QueryRowContext(ctx, "SELECT to_regnamespace('viralpilot') IS NOT NULL").Scan(&exists)
+	if exists || err != nil {
 		return err
 	}
-	defer conn.Close()
-	if exists, err := schemaExists(ctx, conn); exists || err != nil {
-		return err
-	}
-	if err := locker.SessionLock(ctx, conn); err != nil {
-		return err
-	}
-	defer func() {
-		if unlock := locker.SessionUnlock(context.WithoutCancel(ctx), conn); err == nil {
-			err = unlock
-		}
-	}()
-	if exists, err := schemaExists(ctx, conn); exists || err != nil {
-		return err
-	}
-	_, err = conn.ExecContext(ctx, "CREATE SCHEMA viralpilot")
+	_, err = db.ExecContext(ctx, "CREATE SCHEMA viralpilot")
 	return err
-}
-
-func schemaExists(ctx context.Context, conn *sql.Conn) (exists bool, err error) {
-	err = conn.QueryRowContext(ctx, "SELECT to_regnamespace('viralpilot') IS NOT NULL").Scan(&exists)
-	return exists, err
 }

@@ -3,12 +3,15 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -29,6 +32,8 @@ type Options struct {
 	AcquireTimeout time.Duration
 	// StatementTimeout is the longest that the database works on one statement, waits for row locks included.
 	StatementTimeout time.Duration
+	// QueryMode is what a connection is: a session of PostgreSQL or one of a pooler; empty means QueryModeAuto.
+	QueryMode QueryMode
 	// WriteBatchMax is the most updates that one transaction serves, 1 to serve each by its own; 0 means
 	// DefaultWriteBatch.
 	WriteBatchMax int
@@ -52,28 +57,57 @@ type Observer interface {
 	Retry()
 }
 
-// open makes the pool; it connects to nothing yet.
-func open(o Options) (*pgxpool.Pool, error) {
+// QueryMode says what lasts on a connection from one transaction to the next.
+type QueryMode string
+
+const (
+	// QueryModeAuto finds out: where another process answers than the one that was connected to, a pooler stands between.
+	QueryModeAuto QueryMode = "auto"
+	// QueryModeSession is for connections that are a session of PostgreSQL: statements are prepared once, and the
+	// time-outs are settings of the session.
+	QueryModeSession QueryMode = "session"
+	// QueryModeTransaction is for poolers such as PgBouncer that give each transaction the session that is free:
+	// nothing is prepared, and each transaction has its own settings.
+	QueryModeTransaction QueryMode = "transaction"
+)
+
+// connectTimeout bounds the attempt on one host where the URL does not say connect_timeout: the next host of the URL
+// may be the one that answers.
+const connectTimeout = 3 * time.Second
+
+// parse makes the settings of the pool but for those that depend on the QueryMode.
+func parse(o Options) (*pgxpool.Config, error) {
 	cfg, err := pgxpool.ParseConfig(o.URL)
 	if err != nil {
 		// The driver's own text repeats parts of the URL.
 		return nil, errors.New("DATABASE_URL is not a PostgreSQL URL")
 	}
 	cfg.MaxConns, cfg.MinConns = o.MaxConns, o.MinConns
-	cfg.ConnConfig.Tracer = o.Tracer
-	cfg.ConnConfig.RuntimeParams["timezone"] = "UTC"
-	if cfg.ConnConfig.RuntimeParams["application_name"] == "" {
-		cfg.ConnConfig.RuntimeParams["application_name"] = "user-management"
+	// An idle connection to a host that has vanished is found out before a request is lost on it.
+	cfg.PingTimeout = time.Second
+	conn := cfg.ConnConfig
+	conn.ConnectTimeout = cmp.Or(conn.ConnectTimeout, connectTimeout)
+	conn.RuntimeParams["timezone"] = "UTC"
+	if conn.RuntimeParams["application_name"] == "" {
+		conn.RuntimeParams["application_name"] = "user-management"
 	}
-	// Not start-up parameters, which PgBouncer refuses. A row that somebody else keeps locked may not hold up those that
-	// are locked together with it, and a replica whose host vanishes in the middle of a transaction frees its locks.
-	limits := fmt.Sprintf("SET statement_timeout = %[1]d; SET idle_in_transaction_session_timeout = %[1]d; SET lock_timeout = %[2]d",
-		o.StatementTimeout.Milliseconds(), min(o.StatementTimeout, time.Second).Milliseconds())
+	conn.OnNotice = noteUnconfirmed
+	return cfg, nil
+}
+
+// open makes the pool; it connects to nothing yet.
+func open(cfg *pgxpool.Config, mode QueryMode, sessionLimits string) (*pgxpool.Pool, error) {
+	if mode == QueryModeTransaction {
+		cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	}
 	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		conn.TypeMap().RegisterType(&pgtype.Type{
 			Name: "timestamptz", OID: pgtype.TimestamptzOID, Codec: &pgtype.TimestamptzCodec{ScanLocation: time.UTC},
 		})
-		_, err := conn.Exec(ctx, limits)
+		if mode == QueryModeTransaction {
+			return nil
+		}
+		_, err := conn.Exec(ctx, sessionLimits)
 		return err
 	}
 	// Creating the pool starts connecting in the background; an error here is one of the settings.
@@ -84,46 +118,81 @@ func open(o Options) (*pgxpool.Pool, error) {
 	return pool, nil
 }
 
-// waitFor returns once the database answers. It goes on trying while the database may be starting, and gives up at
-// once when waiting cannot help. The error is one line for the operator.
-func waitFor(ctx context.Context, pool *pgxpool.Pool, timeout time.Duration, log *slog.Logger) error {
-	conn := pool.Config().ConnConfig
-	at := net.JoinHostPort(conn.Host, strconv.Itoa(int(conn.Port)))
+// limits are statements that set the time-outs: of the session, or with the scope LOCAL of the transaction. They are no
+// start-up parameters, which PgBouncer refuses. A row that somebody else keeps locked may not hold up those that are
+// locked together with it, and a replica whose host vanishes in the middle of a transaction frees its locks.
+func limits(scope string, statement, lock time.Duration) []string {
+	return []string{
+		limit(scope, "statement_timeout", statement),
+		limit(scope, "idle_in_transaction_session_timeout", statement),
+		limit(scope, "lock_timeout", lock),
+	}
+}
+
+func limit(scope, name string, d time.Duration) string {
+	return fmt.Sprintf("SET %s %s = %d", scope, name, d.Milliseconds())
+}
+
+// waitFor returns once the database answers, and whether a pooler stands in front of it. It goes on trying while the
+// database may be starting, and gives up at once when waiting cannot help. The error is one line for the operator.
+func waitFor(ctx context.Context, conn *pgx.ConnConfig, timeout time.Duration, log *slog.Logger) (pooled bool, err error) {
+	at := addresses(conn)
 	deadline := time.Now().Add(timeout)
 	pause := 50 * time.Millisecond
 	for attempt := 1; ; attempt++ {
-		err := ping(ctx, pool, min(5*time.Second, time.Until(deadline)))
+		pooled, err := greet(ctx, conn, min(5*time.Second, time.Until(deadline)))
 		var refused *pgconn.PgError
 		switch {
 		case err == nil:
-			return nil
+			return pooled, nil
 		case ctx.Err() != nil:
-			return ctx.Err()
+			return false, ctx.Err()
 		case errors.As(err, &refused) && refused.Code == sqlInvalidCatalogName:
-			return fmt.Errorf("the database %q does not exist on %s: create it or correct DATABASE_URL", conn.Database, at)
+			return false, fmt.Errorf("the database %q does not exist on %s: create it or correct DATABASE_URL", conn.Database, at)
 		case errors.As(err, &refused) && refused.Code[:2] == sqlClassInvalidAuthorization:
-			return fmt.Errorf("the database on %s refused the login of user %q: correct DATABASE_URL", at, conn.User)
+			return false, fmt.Errorf("the database on %s refused the login of user %q: correct DATABASE_URL", at, conn.User)
 		case errors.As(err, &refused) && refused.Code == sqlInsufficientPrivilege:
-			return fmt.Errorf("the user %q may not connect to the database %q on %s: grant it CONNECT or correct DATABASE_URL", conn.User, conn.Database, at)
+			return false, fmt.Errorf("the user %q may not connect to the database %q on %s: grant it CONNECT or correct DATABASE_URL", conn.User, conn.Database, at)
 		case time.Now().Add(pause).After(deadline):
-			return fmt.Errorf("no database answers on %s within %s (%s): start it or correct DATABASE_URL", at, timeout, reason(err))
+			return false, fmt.Errorf("no database answers on %s within %s (%s): start it or correct DATABASE_URL", at, timeout, reason(err))
 		}
 		if attempt == 1 {
 			log.Info("waiting for the database", "address", at, "reason", reason(err))
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return false, ctx.Err()
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, 2*time.Second)
 	}
 }
 
-func ping(ctx context.Context, pool *pgxpool.Pool, timeout time.Duration) error {
+// greet connects once. A pooler gives its clients the number of a process that is not there, so that it learns of
+// their cancellations.
+func greet(ctx context.Context, cfg *pgx.ConnConfig, timeout time.Duration) (pooled bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	return pool.Ping(ctx)
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close(ctx)
+	var pid uint32
+	err = conn.QueryRow(ctx, "SELECT pg_backend_pid()", pgx.QueryExecModeExec).Scan(&pid)
+	return pid != conn.PgConn().PID(), err
+}
+
+// addresses are the hosts of the URL.
+func addresses(conn *pgx.ConnConfig) string {
+	list := []string{net.JoinHostPort(conn.Host, strconv.Itoa(int(conn.Port)))}
+	for _, other := range conn.Fallbacks {
+		// There is one with TLS and one without.
+		if at := net.JoinHostPort(other.Host, strconv.Itoa(int(other.Port))); !slices.Contains(list, at) {
+			list = append(list, at)
+		}
+	}
+	return strings.Join(list, ",")
 }
 
 // reason is the innermost cause in a few words: what wraps it repeats the connection's settings.

@@ -30,7 +30,7 @@ func TestSequencesThroughTheStore(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			url := localpgtest.New(t)
-			direct, err := pgxpool.New(t.Context(), url)
+			direct, err := pgxpool.New(t.Context(), localpgtest.Direct(url))
 			if err != nil {
 				t.Fatal(err)
 			}

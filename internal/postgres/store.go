@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/viralpilot/user-management/internal/user"
@@ -31,6 +32,8 @@ type Store struct {
 	waiting   sync.WaitGroup
 	observer  Observer
 	groupSpan func([]context.Context) (context.Context, func())
+	// begin are the statements that begin a transaction, by how it waits for locked rows.
+	begin [2][]string
 	// probe has one connection of its own: a pool that is used up does not make the database look dead.
 	probe *pgxpool.Pool
 }
@@ -62,17 +65,32 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 // Connect waits for the database and returns the store. An error is one line for the operator, without secrets. The
 // caller closes the store.
 func Connect(ctx context.Context, o Options) (*Store, error) {
-	pool, err := open(o)
+	cfg, err := parse(o)
 	if err != nil {
 		return nil, err
 	}
-	if err := waitFor(ctx, pool, o.ConnectTimeout, o.Log); err != nil {
-		pool.Close()
+	pooled, err := waitFor(ctx, cfg.ConnConfig, o.ConnectTimeout, o.Log)
+	if err != nil {
 		return nil, err
 	}
-	alone := o
-	alone.MaxConns, alone.MinConns, alone.Tracer = 1, 0, nil
-	probe, err := open(alone)
+	mode := o.QueryMode
+	if mode == "" || mode == QueryModeAuto {
+		mode = QueryModeSession
+		if pooled {
+			mode = QueryModeTransaction
+			o.Log.Info("a pooler stands in front of the database: nothing is prepared or set for longer than a transaction")
+		}
+	}
+	lockTimeout := min(o.StatementTimeout, time.Second)
+	sessionLimits := strings.Join(limits("", o.StatementTimeout, lockTimeout), "; ")
+	alone := cfg.Copy()
+	alone.MaxConns, alone.MinConns = 1, 0
+	cfg.ConnConfig.Tracer = o.Tracer
+	pool, err := open(cfg, mode, sessionLimits)
+	if err != nil {
+		return nil, err
+	}
+	probe, err := open(alone, mode, sessionLimits)
 	if err != nil {
 		pool.Close()
 		return nil, err
@@ -80,6 +98,13 @@ func Connect(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{
 		pool: pool, probe: probe, acquireTimeout: o.AcquireTimeout, workTimeout: 2 * o.StatementTimeout,
 		observer: o.Observer, groupSpan: o.GroupSpan,
+	}
+	s.begin[patient], s.begin[hurried] = []string{"begin"}, []string{"begin"}
+	if mode == QueryModeTransaction {
+		s.begin[patient] = append(s.begin[patient], limits("LOCAL", o.StatementTimeout, lockTimeout)...)
+		s.begin[hurried] = append(s.begin[hurried], limits("LOCAL", o.StatementTimeout, hurriedLockTimeout)...)
+	} else {
+		s.begin[hurried] = append(s.begin[hurried], limit("LOCAL", "lock_timeout", hurriedLockTimeout))
 	}
 	if s.observer == nil {
 		s.observer = nobody{}
@@ -127,7 +152,7 @@ const attempts = 5
 // Create implements [user.Store].
 func (s *Store) Create(ctx context.Context, change user.Change) error {
 	return s.work(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
-		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		err := pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: strings.Join(s.begin[patient], "; ")}, func(tx pgx.Tx) error {
 			a := change.Account
 			tag, err := tx.Exec(ctx, insertUserdata, a.ID, a.Username, a.Email, a.Tier, a.SubscriptionStatus,
 				a.RenewalDate, a.TokensRemaining, a.TokensUsed, a.LastReset, a.CreatedAt, a.UpdatedAt, a.Active)
@@ -148,6 +173,7 @@ func (s *Store) Create(ctx context.Context, change user.Change) error {
 			entries.queue(&b)
 			return tx.SendBatch(ctx, &b).Close()
 		})
+		return cmp.Or(err, unconfirmed(conn))
 	})
 }
 
@@ -318,7 +344,13 @@ func (s *Store) work(ctx context.Context, f func(context.Context, *pgxpool.Conn)
 			defer conn.Release()
 			working, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.workTimeout)
 			defer cancel()
-			return f(working, conn)
+			err := f(working, conn)
+			var pg *pgconn.PgError
+			if errors.As(err, &pg) && pg.Code == sqlReadOnlyTransaction {
+				// After a fail-over another server may be the one that takes writes: a new connection finds out.
+				err = errors.Join(err, conn.Conn().Close(working))
+			}
+			return err
 		}()
 		if err == nil || !repeatable(err) || attempt == attempts {
 			return translate(err)

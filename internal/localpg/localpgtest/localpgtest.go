@@ -31,10 +31,11 @@ type databases struct {
 	once     sync.Once
 	startErr error
 
-	server *localpg.Server // nil with TEST_DATABASE_URL
-	dir    string          // of server
-	admin  string          // URL of the database from which others are created
-	prefix string          // of all names, so that runs on one server do not meet
+	server  *localpg.Server    // nil with TEST_DATABASE_URL
+	bouncer *localpg.PgBouncer // nil without TEST_PGBOUNCER
+	dir     string             // of server
+	admin   string             // URL of the database from which others are created
+	prefix  string             // of all names, so that runs on one server do not meet
 
 	mu       sync.Mutex // one CREATE DATABASE at a time: a template must not be in use
 	created  int
@@ -50,7 +51,8 @@ var shared *databases
 //
 // The first test that asks for a database starts a server for the package in a
 // temporary folder; where TEST_DATABASE_URL is set, databases are created on
-// that server instead. migrate is called once and prepares the template that
+// that server instead, and where TEST_PGBOUNCER is set, tests reach the server of
+// the package by way of a PgBouncer in transaction pooling. migrate is called once and prepares the template that
 // New clones; nil leaves the template empty. When the tests have ended,
 // everything is stopped and removed, and goroutines that are still running then
 // fail the package.
@@ -82,6 +84,19 @@ func New(t testing.TB) string {
 func Empty(t testing.TB) string {
 	t.Helper()
 	return fresh(t, false)
+}
+
+// Direct returns the URL of the same database past the PgBouncer, for what a
+// test does in one session; without TEST_PGBOUNCER it is the same URL.
+func Direct(dsn string) string {
+	if shared.bouncer == nil {
+		return dsn
+	}
+	u, err := url.Parse(dsn)
+	if err != nil || u.Host != shared.bouncer.Address() {
+		return dsn // not by way of it
+	}
+	return withDatabase(shared.admin, strings.TrimPrefix(u.Path, "/"))
 }
 
 // Server starts a server of the test's own, which the test may stop and start
@@ -127,6 +142,9 @@ func fresh(t testing.TB, migrated bool) string {
 			t.Errorf("dropping the database: %v", err)
 		}
 	})
+	if shared.bouncer != nil {
+		return shared.bouncer.URL(name)
+	}
 	return withDatabase(shared.admin, name)
 }
 
@@ -153,7 +171,10 @@ func (d *databases) startServer() (err error) {
 		return err
 	}
 	d.server, d.admin = server, server.URL("postgres")
-	return nil
+	if os.Getenv("TEST_PGBOUNCER") != "" {
+		d.bouncer, err = server.StartPgBouncer(context.Background())
+	}
+	return err
 }
 
 // create makes a database and returns its name.
@@ -216,9 +237,12 @@ func (d *databases) exec(sql string) error {
 
 // close removes what is left: of a server of our own everything.
 func (d *databases) close() (err error) {
+	if d.bouncer != nil {
+		err = d.bouncer.Stop()
+	}
 	switch {
 	case d.server != nil:
-		err = d.server.Stop()
+		err = errors.Join(err, d.server.Stop())
 	case d.template:
 		err = d.drop(d.templateName())
 	}
