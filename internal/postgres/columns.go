@@ -43,9 +43,9 @@ func (c *sideColumns) add(a user.Account) {
 	c.expiries = append(c.expiries, a.NextHoldExpiry)
 }
 
-func (c *sideColumns) queue(b *pgx.Batch) {
+func (c *sideColumns) queue(b *pgx.Batch, sql string) {
 	if c.ids != nil {
-		b.Queue(upsertSideRows, c.ids, c.topUps, c.reserved, c.expiries)
+		b.Queue(sql, c.ids, c.topUps, c.reserved, c.expiries)
 	}
 }
 
@@ -63,27 +63,51 @@ func queueMove(b *pgx.Batch, id, pseudonym string) {
 	}
 }
 
+type holdColumns struct {
+	ids, reservations, statuses                  []string
+	tokens, charged, returned, shortfall, topUps []int64
+	carried                                      []bool
+	created, expires                             []time.Time
+	closed                                       []*time.Time
+	used                                         []*int64
+}
+
+func (c *holdColumns) add(accountID string, r *user.Reservation) {
+	c.ids, c.reservations, c.statuses = append(c.ids, accountID), append(c.reservations, r.ID), append(c.statuses, string(r.Status))
+	c.tokens, c.charged = append(c.tokens, r.Tokens), append(c.charged, r.Charged)
+	c.returned, c.shortfall = append(c.returned, r.Returned), append(c.shortfall, r.Shortfall)
+	c.carried, c.topUps = append(c.carried, r.Carried), append(c.topUps, r.TopUp)
+	c.created, c.expires = append(c.created, r.CreatedAt), append(c.expires, r.ExpiresAt)
+	c.closed, c.used = append(c.closed, r.ClosedAt), append(c.used, r.TokensUsed)
+}
+
+func (c *holdColumns) queueInsert(b *pgx.Batch) {
+	if c.ids != nil {
+		b.Queue(insertReservations, c.ids, c.reservations, c.statuses, c.tokens, c.charged, c.returned, c.shortfall, c.carried,
+			c.topUps, c.created, c.expires, c.closed, c.used)
+	}
+}
+
+func (c *holdColumns) queueUpdate(b *pgx.Batch) {
+	if c.ids != nil {
+		b.Queue(updateReservations, c.ids, c.reservations, c.statuses, c.charged, c.returned, c.shortfall, c.carried, c.topUps,
+			c.closed, c.used)
+	}
+}
+
 func (g *group) queueReservations(b *pgx.Batch) {
-	var ids, reservationIDs, statuses []string
-	var tokens, charged, returned, shortfalls, topUps []int64
-	var carried []bool
-	var created, expires []time.Time
-	var closed []*time.Time
-	var used []*int64
+	var made, changed holdColumns
 	for _, m := range g.accounts {
 		for _, r := range m.changed {
-			ids, reservationIDs, statuses = append(ids, m.id), append(reservationIDs, r.ID), append(statuses, string(r.Status))
-			tokens, charged = append(tokens, r.Tokens), append(charged, r.Charged)
-			returned, shortfalls = append(returned, r.Returned), append(shortfalls, r.Shortfall)
-			carried, topUps = append(carried, r.Carried), append(topUps, r.TopUp)
-			created, expires, closed = append(created, r.CreatedAt), append(expires, r.ExpiresAt), append(closed, r.ClosedAt)
-			used = append(used, r.TokensUsed)
+			if m.stored[r.ID] {
+				changed.add(m.id, r)
+			} else {
+				made.add(m.id, r)
+			}
 		}
 	}
-	if ids != nil {
-		b.Queue(upsertReservations, ids, reservationIDs, statuses, tokens, charged, returned, shortfalls, carried, topUps,
-			created, expires, closed, used)
-	}
+	made.queueInsert(b)
+	changed.queueUpdate(b)
 }
 
 func (g *group) queueEntries(b *pgx.Batch) {

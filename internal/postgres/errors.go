@@ -13,6 +13,7 @@ import (
 
 // SQLSTATE codes and classes (PostgreSQL manual, appendix A).
 const (
+	sqlFeatureNotSupported       = "0A000"
 	sqlInvalidCatalogName        = "3D000"
 	sqlReadOnlyTransaction       = "25006"
 	sqlSerializationFailure      = "40001"
@@ -65,7 +66,13 @@ func repeatable(err error) bool {
 	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
-		return pg.Code == sqlSerializationFailure || pg.Code == sqlDeadlockDetected
+		switch pg.Code {
+		// The third is how PostgreSQL refuses a prepared statement after a migration has changed a type of its answer. The
+		// driver prepares it anew.
+		case sqlSerializationFailure, sqlDeadlockDetected, sqlFeatureNotSupported:
+			return true
+		}
+		return false
 	}
 	return pgconn.SafeToRetry(err)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -40,8 +41,10 @@ type member struct {
 	charges      map[int64]*user.Charge
 
 	// What is to be written: entries wait for their ids.
-	entries   []*user.Entry
-	changed   map[string]*user.Reservation
+	entries []*user.Entry
+	changed map[string]*user.Reservation
+	// stored are those of them that are in the table already.
+	stored    map[string]bool
 	pseudonym string
 	// repeats is true once an update was answered with what an earlier transaction had committed.
 	repeats bool
@@ -54,7 +57,7 @@ func newGroup(batch []*update) *group {
 		if m == nil {
 			m = &member{
 				id: u.request.ref.AccountID, prior: map[string]*user.Entry{}, reservations: map[string]*user.Reservation{},
-				charges: map[int64]*user.Charge{}, changed: map[string]*user.Reservation{},
+				charges: map[int64]*user.Charge{}, changed: map[string]*user.Reservation{}, stored: map[string]bool{},
 			}
 			g.byID[m.id] = m
 			g.accounts = append(g.accounts, m)
@@ -139,8 +142,10 @@ func (g *group) lock(ctx context.Context, conn *pgxpool.Conn, begin []string) er
 			selectEntriesByKey, keys.ids, keys.values)
 	}
 	if reservations.ids != nil {
-		queueEach(&b, scanAccountReservation, func(id string, r user.Reservation) { g.byID[id].reservations[r.ID] = &r },
-			selectReservations, reservations.ids, reservations.values)
+		queueEach(&b, scanAccountReservation, func(id string, r user.Reservation) {
+			m := g.byID[id]
+			m.reservations[r.ID], m.stored[r.ID] = &r, true
+		}, selectReservations, reservations.ids, reservations.values)
 	}
 	if charges.ids != nil {
 		queueEach(&b, scanAccountCharge, func(id string, c user.Charge) { g.byID[id].charges[c.Entry.ID] = &c },
@@ -175,6 +180,7 @@ func (g *group) queueHolds(b *pgx.Batch, ids []string) {
 	queueEach(b, scanAccountReservation, func(id string, r user.Reservation) {
 		m := g.byID[id]
 		m.state.Holds = append(m.state.Holds, r)
+		m.stored[r.ID] = true
 	}, selectHolds, ids)
 }
 
@@ -278,7 +284,7 @@ func (g *group) commit(ctx context.Context, conn *pgxpool.Conn) error {
 	var b pgx.Batch
 	var rest []*member
 	var counters counterColumns
-	var sides sideColumns
+	var sides, newSides sideColumns
 	for _, m := range g.accounts {
 		if len(m.entries) == 0 && len(m.changed) == 0 && m.pseudonym == "" {
 			continue
@@ -288,7 +294,10 @@ func (g *group) commit(ctx context.Context, conn *pgxpool.Conn) error {
 		} else {
 			rest = append(rest, m)
 		}
-		if sideRowChanged(m.before, m.state.Account) {
+		switch {
+		case !m.before.Adopted:
+			newSides.add(m.state.Account)
+		case sideRowChanged(m.before, m.state.Account):
 			sides.add(m.state.Account)
 		}
 	}
@@ -296,7 +305,8 @@ func (g *group) commit(ctx context.Context, conn *pgxpool.Conn) error {
 	for _, m := range rest {
 		queueUserdata(&b, m.state.Account)
 	}
-	sides.queue(&b)
+	newSides.queue(&b, insertSideRows)
+	sides.queue(&b, updateSideRows)
 	g.queueReservations(&b)
 	g.queueEntries(&b)
 	for _, m := range g.accounts {
@@ -304,25 +314,28 @@ func (g *group) commit(ctx context.Context, conn *pgxpool.Conn) error {
 			queueMove(&b, m.id, m.pseudonym)
 		}
 	}
-	if b.Len() == 0 && slices.ContainsFunc(g.accounts, func(m *member) bool { return m.repeats }) {
-		// What is answered once more may have been committed without a word of the standby. With a transaction id of its
-		// own this commit waits for the standby too, and comes after it.
-		b.Queue("SELECT pg_current_xact_id()")
+	// Where nothing changed there is nothing to wait for. What is answered once more may have been committed without the
+	// word of a standby, though: the row locks make a commit that comes after it and waits for the standby too.
+	end := "commit"
+	if b.Len() == 0 && !slices.ContainsFunc(g.accounts, func(m *member) bool { return m.repeats }) {
+		end = "rollback"
 	}
 	var tag pgconn.CommandTag
-	b.Queue("commit").Exec(func(ct pgconn.CommandTag) error {
+	b.Queue(end).Exec(func(ct pgconn.CommandTag) error {
 		tag = ct
 		return nil
 	})
 	err := conn.SendBatch(ctx, &b).Close()
 	var pg *pgconn.PgError
 	switch {
-	case err == nil && tag.String() != "COMMIT":
-		return fmt.Errorf("commit answered %s", tag)
+	case err == nil && tag.String() != strings.ToUpper(end):
+		return fmt.Errorf("%s answered %s", end, tag)
 	case err == nil:
 		return unconfirmed(conn)
 	case errors.As(err, &pg) && pg.Severity != "FATAL" && pg.Severity != "PANIC", pgconn.SafeToRetry(err):
 		return err
+	case end == "rollback":
+		return notDone(err)
 	}
 	return fmt.Errorf("%w: %w", errOutcomeUnknown, err)
 }
@@ -337,6 +350,6 @@ func onlyCountersChanged(before, after user.Account) bool {
 
 // sideRowChanged compares instants by their pointers: a rule that keeps one keeps its pointer.
 func sideRowChanged(before, after user.Account) bool {
-	return !before.Adopted || before.TopUps != after.TopUps || before.Reserved != after.Reserved ||
+	return before.TopUps != after.TopUps || before.Reserved != after.Reserved ||
 		before.NextHoldExpiry != after.NextHoldExpiry
 }

@@ -186,9 +186,12 @@ func (s *Store) serveLookups(batch []*lookup) {
 	}
 }
 
-// errOutcomeUnknown says that the connection was lost between COMMIT and its answer, or that the commit may not have
-// reached the standby that it has to.
-var errOutcomeUnknown = errors.New("the outcome of the commit is not known")
+var (
+	// errOutcomeUnknown says that a commit was sent and did not come back as it has to.
+	errOutcomeUnknown = errors.New("the outcome of the commit is not known")
+	// errUnconfirmed is the one of a commit that may not have reached the standby.
+	errUnconfirmed = fmt.Errorf("%w: no standby has confirmed it", errOutcomeUnknown)
+)
 
 // serveBatch commits a batch and finishes each of its updates. What fails for a reason of the data is halved until the
 // update that is to blame stands alone, so that it fails none of the others: for each such one at most two
@@ -284,7 +287,9 @@ func (s *Store) serveAgain(ctx context.Context, batch []*update, repeat bool, wa
 	switch {
 	case err == nil:
 	case errors.Is(err, errOutcomeUnknown):
-		// Those that count once are run again: they find what they have written, or write it now.
+		// Those that count once are run again: they find what they have written, or write it now. Not when the commit waited
+		// in vain: the next would, too.
+		repeat = repeat && !errors.Is(err, errUnconfirmed) && !errors.Is(err, context.DeadlineExceeded)
 		var again []*update
 		for _, u := range batch {
 			if repeat && u.request.countsOnce() {

@@ -31,9 +31,9 @@ const (
 	// ask again.
 	migrationLockWait  = 5 * time.Minute
 	migrationLockPause = 100 * time.Millisecond
-	// tableLockWait is how long a migration waits for a table. While it waits, everybody who comes after it waits too: it
-	// rather gives up soon and tries again, for tablePatience in all.
-	tableLockWait = 500 * time.Millisecond
+	// tableLockWait is how long a migration waits for a table. Whoever comes after it waits with it, so it gives up before
+	// they do and tries again, for tablePatience in all.
+	tableLockWait = hurriedLockTimeout * 3 / 4
 	tablePatience = 5 * time.Minute
 )
 
@@ -58,7 +58,7 @@ func migrate(ctx context.Context, cfg *pgx.ConnConfig, importPublic bool, log *s
 	if err != nil {
 		return fmt.Errorf("migrations: %w", err)
 	}
-	pause := tableLockWait
+	pause := 250 * time.Millisecond
 	for deadline := time.Now().Add(tablePatience); ; {
 		applied, err := provider.Up(ctx)
 		for _, m := range applied {
@@ -76,7 +76,7 @@ func migrate(ctx context.Context, cfg *pgx.ConnConfig, importPublic bool, log *s
 			return ctx.Err()
 		case <-time.After(pause):
 		}
-		pause = min(2*pause, 10*time.Second)
+		pause = min(2*pause, 5*time.Second)
 	}
 }
 

@@ -7,9 +7,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// With synchronous replication PostgreSQL answers a COMMIT once a standby has it. When that wait is cut short, by the
-// statement_timeout or an administrator, the transaction is committed all the same but perhaps on this server only, and
-// would be lost with it. PostgreSQL says so in a warning and nowhere else.
+// With synchronous replication PostgreSQL answers a COMMIT once a standby has it. When somebody cancels that wait, the
+// transaction is committed all the same but perhaps on this server only, and would be lost with it. PostgreSQL says so
+// in a warning and nowhere else.
 
 // syncWait is the routine of PostgreSQL that the warning names; its text depends on the server's language.
 const syncWait = "SyncRepWaitForLSN"
@@ -24,8 +24,8 @@ func noteUnconfirmed(conn *pgconn.PgConn, n *pgconn.Notice) {
 	}
 }
 
-// unconfirmed is errOutcomeUnknown when a commit of the connection has come back without the standby's word since it
-// was last asked.
+// unconfirmed is errUnconfirmed when a commit of the connection has come back without the standby's word since it was
+// last asked.
 func unconfirmed(conn *pgxpool.Conn) error {
 	data := conn.Conn().PgConn().CustomData()
 	warning, ok := data[unconfirmedCommit]
@@ -33,5 +33,5 @@ func unconfirmed(conn *pgxpool.Conn) error {
 		return nil
 	}
 	delete(data, unconfirmedCommit)
-	return fmt.Errorf("%w: %s", errOutcomeUnknown, warning)
+	return fmt.Errorf("%w: %s", errUnconfirmed, warning)
 }

@@ -151,20 +151,27 @@ const (
 		FROM unnest($1::text[], $2::integer[], $3::integer[], $4::timestamp[]) AS n (id, remaining, used, updated)
 		WHERE u.cognito_user_id = n.id`
 
-	upsertSideRows = `INSERT INTO viralpilot.account_state (cognito_user_id, top_ups, tokens_reserved, next_hold_expiry)
-		SELECT * FROM unnest($1::text[], $2::integer[], $3::integer[], $4::timestamptz[])
-		ON CONFLICT (cognito_user_id) DO UPDATE SET top_ups = excluded.top_ups,
-			tokens_reserved = excluded.tokens_reserved, next_hold_expiry = excluded.next_hold_expiry`
+	insertSideRows = `INSERT INTO viralpilot.account_state (cognito_user_id, top_ups, tokens_reserved, next_hold_expiry)
+		SELECT * FROM unnest($1::text[], $2::integer[], $3::integer[], $4::timestamptz[])`
 
-	upsertReservations = `INSERT INTO viralpilot.reservations (cognito_user_id, ` + reservationColumns + `)
+	updateSideRows = `UPDATE viralpilot.account_state s SET top_ups = n.top_ups, tokens_reserved = n.reserved, next_hold_expiry = n.expiry
+		FROM unnest($1::text[], $2::integer[], $3::integer[], $4::timestamptz[]) AS n (id, top_ups, reserved, expiry)
+		WHERE s.cognito_user_id = n.id`
+
+	insertReservations = `INSERT INTO viralpilot.reservations (cognito_user_id, ` + reservationColumns + `)
 		SELECT id, reservation::uuid, status, tokens, charged, returned, shortfall, carried, top_up, created, expires, closed, used
 		FROM unnest($1::text[], $2::text[], $3::text[], $4::integer[], $5::integer[], $6::integer[], $7::integer[], $8::boolean[],
 				$9::integer[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[], $13::integer[])
-			AS n (id, reservation, status, tokens, charged, returned, shortfall, carried, top_up, created, expires, closed, used)
-		ON CONFLICT (cognito_user_id, reservation_id) DO UPDATE SET status = excluded.status,
-			tokens_charged = excluded.tokens_charged, tokens_returned = excluded.tokens_returned,
-			shortfall = excluded.shortfall, carried = excluded.carried, top_up = excluded.top_up,
-			closed_at = excluded.closed_at, tokens_used = excluded.tokens_used`
+			AS n (id, reservation, status, tokens, charged, returned, shortfall, carried, top_up, created, expires, closed, used)`
+
+	// What was set aside, and until when, never changes.
+	updateReservations = `UPDATE viralpilot.reservations r SET status = n.status, tokens_charged = n.charged,
+			tokens_returned = n.returned, shortfall = n.shortfall, carried = n.carried, top_up = n.top_up,
+			closed_at = n.closed, tokens_used = n.used
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::integer[], $5::integer[], $6::integer[], $7::boolean[], $8::integer[],
+				$9::timestamptz[], $10::integer[])
+			AS n (id, reservation, status, charged, returned, shortfall, carried, top_up, closed, used)
+		WHERE r.cognito_user_id = n.id AND r.reservation_id = n.reservation::uuid`
 
 	insertEntries = `INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, tokens_charged,
 			reservation_id, refunded_entry_id, idempotency_key, command_hash, metadata, actor, created_at)

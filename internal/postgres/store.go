@@ -165,7 +165,7 @@ func (s *Store) Create(ctx context.Context, change user.Change) error {
 			var b pgx.Batch
 			var side sideColumns
 			side.add(a)
-			side.queue(&b)
+			side.queue(&b, insertSideRows)
 			var entries newEntries
 			for i := range change.Entries {
 				entries.add(a.ID, &change.Entries[i])
