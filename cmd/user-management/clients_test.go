@@ -4,12 +4,16 @@ package main_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -21,20 +25,37 @@ type clients struct {
 	t    *testing.T
 	urls []string
 	http *http.Client
+	// accounts is how many have tokens.
+	accounts int
+	// ready has an element for each replica where a balancer chooses among those whose /health is 200, nil where each
+	// takes its turn. What a balancer could not connect to has got nothing and the next one gets it; any other request
+	// without an answer fails the test.
+	ready []atomic.Bool
 
 	stopping atomic.Bool
 	running  sync.WaitGroup
 
 	mu       sync.Mutex
 	commands map[string]*command
-	// requests counts what was sent, answers what came back: "200", the code of a problem, or "none".
+	// requests counts what was sent, answers what came back: "200", the code of a problem, notAccepted or cutOff.
 	requests int
 	answers  map[string]int
+	// answered are the ids of the requests that had a complete answer.
+	answered map[string]bool
 	done     int
 	// lastDone is when a command was last acknowledged, longestPause the longest time between two of them.
 	lastDone     time.Time
 	longestPause time.Duration
+	// slowest is the longest that an answer took.
+	slowest time.Duration
 }
+
+const (
+	// notAccepted is in place of an answer when nobody listens: nothing was sent.
+	notAccepted = "not accepted"
+	// cutOff is in place of an answer when a connection ended without a complete one.
+	cutOff = "cut off"
+)
 
 // command is one consume of one token. Its name is its key, or the metadata of one without.
 type command struct {
@@ -50,7 +71,8 @@ const (
 	unknown outcome = iota
 	// acknowledged is one that was answered with 200: it was done once.
 	acknowledged
-	// refused is one that was answered with a refusal, or with 503 overloaded and not sent again: it was not done.
+	// refused is one that was answered with a refusal, or with 503 overloaded and not sent again, or that nobody
+	// accepted: it was not done.
 	refused
 )
 
@@ -62,53 +84,124 @@ const (
 // startClients makes the accounts by way of the first of the replicas and lets n clients spend until stop.
 func startClients(t *testing.T, n int, replicas ...*service) *clients {
 	t.Helper()
+	c := newClients(t, n, replicas)
+	c.start(n, replicas[0])
+	return c
+}
+
+// startClientsOf is startClients with another number of accounts that have tokens.
+func startClientsOf(t *testing.T, accounts, n int, replicas ...*service) *clients {
+	t.Helper()
+	c := newClients(t, n, replicas)
+	c.accounts = accounts
+	c.start(n, replicas[0])
+	return c
+}
+
+// startBalancedClients is startClients with a balancer in front of the replicas.
+func startBalancedClients(t *testing.T, n int, replicas ...*service) *clients {
+	t.Helper()
+	c := newClients(t, n, replicas)
+	c.ready = make([]atomic.Bool, len(replicas))
+	for i := range c.ready {
+		c.running.Go(func() { c.watch(i) })
+		c.awaitReady(i, true)
+	}
+	c.start(n, replicas[0])
+	return c
+}
+
+func newClients(t *testing.T, n int, replicas []*service) *clients {
 	c := &clients{
-		t: t, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: n}, Timeout: patience},
-		commands: map[string]*command{}, answers: map[string]int{}, lastDone: time.Now(),
+		t: t, accounts: richAccounts, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: n}, Timeout: patience},
+		commands: map[string]*command{}, answers: map[string]int{}, answered: map[string]bool{}, lastDone: time.Now(),
 	}
 	for _, r := range replicas {
 		c.urls = append(c.urls, r.url)
-	}
-	for i := range richAccounts {
-		id := fmt.Sprint("rich-", i)
-		if _, _, err := replicas[0].call(http.StatusOK, http.MethodGet, "/user/"+id, "", ""); err != nil {
-			t.Fatal(err)
-		}
-		if _, _, err := replicas[0].call(http.StatusOK, http.MethodPost, "/user/"+id+"/add-tokens", `{"tokens_to_add": 100000000}`, ""); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, _, err := replicas[0].call(http.StatusOK, http.MethodGet, "/user/"+poorAccount, "", ""); err != nil {
-		t.Fatal(err)
-	}
-	for i := range n {
-		c.running.Go(func() {
-			for k := 0; !c.stopping.Load(); k++ {
-				cmd := &command{account: fmt.Sprint("rich-", (i+k)%richAccounts), keyed: k%4 != 3}
-				if k%8 >= 6 && (i+k)%2 == 0 {
-					cmd.account = poorAccount
-				}
-				c.run(fmt.Sprintf("command-%d-%d", i, k), cmd, i+k)
-			}
-		})
 	}
 	t.Cleanup(func() { c.stop() })
 	return c
 }
 
+func (c *clients) start(n int, replica *service) {
+	c.t.Helper()
+	for i := range c.accounts {
+		id := fmt.Sprint("rich-", i)
+		if _, _, err := replica.call(http.StatusOK, http.MethodGet, "/user/"+id, "", ""); err != nil {
+			c.t.Fatal(err)
+		}
+		if _, _, err := replica.call(http.StatusOK, http.MethodPost, "/user/"+id+"/add-tokens", `{"tokens_to_add": 100000000}`, ""); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	if _, _, err := replica.call(http.StatusOK, http.MethodGet, "/user/"+poorAccount, "", ""); err != nil {
+		c.t.Fatal(err)
+	}
+	for i := range n {
+		c.running.Go(func() {
+			for k := 0; !c.stopping.Load(); k++ {
+				cmd := &command{account: fmt.Sprint("rich-", (i+k)%c.accounts), keyed: k%4 != 3}
+				if k%8 >= 6 && (i+k)%2 == 0 {
+					cmd.account = poorAccount
+				}
+				// Every account at every replica: turns in step with the accounts would keep them apart.
+				c.run(fmt.Sprintf("command-%d-%d", i, k), cmd, i+k/c.accounts)
+			}
+		})
+	}
+}
+
+// watch asks a replica for its health until stop.
+func (c *clients) watch(i int) {
+	for !c.stopping.Load() {
+		res, err := client.Get(c.urls[i] + "/health")
+		if err == nil {
+			res.Body.Close()
+		}
+		c.ready[i].Store(err == nil && res.StatusCode == http.StatusOK)
+		<-time.After(20 * time.Millisecond) // a balancer's interval
+	}
+}
+
+// awaitReady waits until the balancer gives requests to a replica, or no longer does.
+func (c *clients) awaitReady(i int, ready bool) {
+	c.t.Helper()
+	await(c.t, fmt.Sprintf("replica %d is ready: %t", i, ready), func() bool { return c.ready[i].Load() == ready })
+}
+
+// replica is whose turn it is.
+func (c *clients) replica(turn int) (url string) {
+	for i := range c.ready {
+		if n := (turn + i) % len(c.urls); c.ready[n].Load() {
+			return c.urls[n]
+		}
+	}
+	return c.urls[turn%len(c.urls)]
+}
+
 // run sends a command, beginning with the replica of that turn, until its outcome is certain or it cannot be sent again.
 func (c *clients) run(name string, cmd *command, turn int) {
-	c.mu.Lock()
-	c.commands[name] = cmd
-	c.mu.Unlock()
+	c.note(name, cmd)
 	var giveUp time.Time
-	for ; ; turn++ {
-		status, code, err := c.send(c.urls[turn%len(c.urls)], name, cmd)
+	for first := turn; ; turn++ {
+		id := fmt.Sprint(name, "-", turn-first)
+		begin := time.Now()
+		status, code, err := c.send(c.replica(turn), id, name, cmd)
+		nobody := errors.Is(err, syscall.ECONNREFUSED)
+		if c.ready != nil && err != nil && !nobody {
+			c.t.Errorf("%s: %v", name, err)
+		}
 		c.mu.Lock()
 		c.requests++
+		if err == nil {
+			c.answered[id] = true
+			c.slowest = max(c.slowest, time.Since(begin))
+		}
 		switch {
+		case nobody:
+			c.answers[notAccepted]++
 		case err != nil:
-			c.answers["none"]++
+			c.answers[cutOff]++
 		case status == http.StatusOK:
 			c.answers["200"]++
 			cmd.outcome = acknowledged
@@ -120,13 +213,15 @@ func (c *clients) run(name string, cmd *command, turn int) {
 		}
 		c.mu.Unlock()
 		switch {
+		case nobody && c.ready != nil: // the balancer gives it to the next
 		case err == nil && status == http.StatusOK:
 			if cmd.account == poorAccount {
 				c.t.Errorf("%s: a consume without tokens was answered with 200", name)
 			}
 			return
 		case err == nil && status == http.StatusPaymentRequired && cmd.account == poorAccount,
-			err == nil && code == "overloaded" && !cmd.keyed:
+			err == nil && code == "overloaded" && !cmd.keyed,
+			nobody && !cmd.keyed:
 			c.mu.Lock()
 			cmd.outcome = refused
 			c.mu.Unlock()
@@ -149,14 +244,28 @@ func (c *clients) run(name string, cmd *command, turn int) {
 	}
 }
 
+// note makes check look for a command; one that is not sent by run too.
+func (c *clients) note(name string, cmd *command) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.commands[name] = cmd
+}
+
+// consumeBody is the body of a command.
+func consumeBody(name string) string {
+	return fmt.Sprintf(`{"tokens_to_consume": 1, "metadata": {"command": %q}}`, name)
+}
+
 // send sends one request. The error says that there was no complete answer.
-func (c *clients) send(url, name string, cmd *command) (status int, code string, err error) {
-	req, err := http.NewRequest(http.MethodPost, url+"/user/"+cmd.account+"/consume-tokens",
-		strings.NewReader(fmt.Sprintf(`{"tokens_to_consume": 1, "metadata": {"command": %q}}`, name)))
+func (c *clients) send(url, id, name string, cmd *command) (status int, code string, err error) {
+	req, err := http.NewRequest(http.MethodPost, url+"/user/"+cmd.account+"/consume-tokens", strings.NewReader(consumeBody(name)))
 	if err != nil {
 		return 0, "", err
 	}
+	// The transport would send what has a key again by itself, and what came of the first would not be known.
+	req.GetBody = nil
 	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("X-Request-Id", id)
 	if cmd.keyed {
 		req.Header.Set("Idempotency-Key", name)
 	}
@@ -176,6 +285,9 @@ func (c *clients) send(url, name string, cmd *command) (status int, code string,
 	if res.StatusCode == http.StatusServiceUnavailable && res.Header.Get("Retry-After") == "" {
 		c.t.Errorf("a 503 without Retry-After: %s", text)
 	}
+	if kind := res.Header.Get("Content-Type"); res.StatusCode >= http.StatusBadRequest && kind != "application/problem+json" {
+		c.t.Errorf("%s is %s: %s", res.Status, kind, text)
+	}
 	return res.StatusCode, problem.Code, nil
 }
 
@@ -187,16 +299,31 @@ func (c *clients) awaitMore(n int) time.Duration {
 	return time.Since(begin)
 }
 
-// awaitAnswers waits until that many more requests were answered so: "200", the code of a problem, or "none".
+// awaitAnswers waits until that many more requests were answered so: "200", the code of a problem, notAccepted or
+// cutOff.
 func (c *clients) awaitAnswers(answer string, n int) {
 	c.t.Helper()
-	count := func() int {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.answers[answer]
+	want := c.answeredSo(answer) + n
+	await(c.t, fmt.Sprintf("%d more answers %s", n, answer), func() bool { return c.answeredSo(answer) >= want })
+}
+
+// onlyAnswers fails the test for every answer beside these.
+func (c *clients) onlyAnswers(expected ...string) {
+	c.t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, answer := range slices.Sorted(maps.Keys(c.answers)) {
+		if !slices.Contains(expected, answer) {
+			c.t.Errorf("%d answers %s", c.answers[answer], answer)
+		}
 	}
-	want := count() + n
-	await(c.t, fmt.Sprintf("%d more answers %s", n, answer), func() bool { return count() >= want })
+}
+
+// answeredSo is how many requests were.
+func (c *clients) answeredSo(answer string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.answers[answer]
 }
 
 func (c *clients) acknowledged() int {
@@ -253,13 +380,16 @@ func (c *clients) check(db database, env []string) tally {
 			c.t.Errorf("%s is in the ledger and was never sent", name)
 		}
 	}
-	if used := db.number("SELECT sum(tokens_used_this_month) FROM viralpilot.userdata"); used != sum.inLedger {
-		c.t.Errorf("%d tokens used, %d consumes in the ledger", used, sum.inLedger)
+	const ofTheTerm = `SELECT count(*) FROM viralpilot.ledger l WHERE kind = 'consume' AND NOT EXISTS (
+		SELECT FROM viralpilot.ledger t
+		WHERE t.cognito_user_id = l.cognito_user_id AND t.entry_id > l.entry_id AND t.kind IN ('monthly_reset', 'tier_change'))`
+	if used, consumes := db.number("SELECT sum(tokens_used_this_month) FROM viralpilot.userdata"), db.number(ofTheTerm); used != consumes {
+		c.t.Errorf("%d tokens used, %d consumes of the term in the ledger", used, consumes)
 	}
 	run(c.t, c.t.TempDir(), env, "verify").want(c.t, 0)
-	c.t.Logf("commands %d (requests %d), acknowledged %d, in the ledger %d, refused %d, unknown %d (%d of them done); answers %v; longest pause %s",
+	c.t.Logf("commands %d (requests %d), acknowledged %d, in the ledger %d, refused %d, unknown %d (%d of them done); answers %v; longest pause %s, slowest answer %s",
 		sum.commands, sum.requests, sum.acknowledged, sum.inLedger, sum.refused, sum.unknown, sum.unknownDone, c.answers,
-		c.longestPause.Round(time.Millisecond))
+		c.longestPause.Round(time.Millisecond), c.slowest.Round(time.Millisecond))
 	return sum
 }
 

@@ -178,12 +178,19 @@ func (s *service) wait() int {
 // awaitLog returns once the log has a line with the text.
 func (s *service) awaitLog(text string) {
 	s.t.Helper()
-	for line := range s.log {
-		if strings.Contains(line, text) {
-			return
+	for deadline := time.After(patience); ; {
+		select {
+		case line, open := <-s.log:
+			if strings.Contains(line, text) {
+				return
+			}
+			if !open {
+				s.t.Fatalf("%q was not logged", text)
+			}
+		case <-deadline:
+			s.t.Fatalf("%q was not logged within %s", text, patience)
 		}
 	}
-	s.t.Fatalf("%q was not logged", text)
 }
 
 // call sends one request; it must be answered with the status unless that is 0. The error says that there was no
@@ -238,7 +245,7 @@ type database struct {
 
 func connect(t *testing.T, url string) database {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), url)
+	conn, err := pgx.Connect(t.Context(), localpgtest.Direct(url))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package localpg
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,4 +42,29 @@ func commandLine(pid int) string {
 		return ""
 	}
 	return string(bytes.ReplaceAll(content, []byte{0}, []byte{' '}))
+}
+
+// children returns the processes that the process has started.
+func children(pid int) (pids []int, err error) {
+	files, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return nil, err
+	}
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has ended
+		}
+		// Behind the name, which may contain anything, are state and parent.
+		rest := bytes.Fields(content[bytes.LastIndexByte(content, ')')+1:])
+		if len(rest) < 2 || string(rest[1]) != strconv.Itoa(pid) {
+			continue
+		}
+		child, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err != nil {
+			return nil, fmt.Errorf("looking for the children of process %d: %w", pid, err)
+		}
+		pids = append(pids, child)
+	}
+	return pids, nil
 }

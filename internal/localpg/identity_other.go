@@ -3,8 +3,10 @@
 package localpg
 
 import (
+	"fmt"
 	"os/exec"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -23,4 +25,22 @@ func commandLine(pid int) string {
 		return ""
 	}
 	return string(out)
+}
+
+// children returns the processes that the process has started.
+func children(pid int) (pids []int, err error) {
+	out, err := exec.Command("ps", "-A", "-o", "pid=,ppid=").Output()
+	if err != nil {
+		return nil, fmt.Errorf("looking for the children of process %d: %w", pid, err)
+	}
+	for line := range strings.Lines(string(out)) {
+		var child, parent int
+		if _, err := fmt.Sscan(line, &child, &parent); err != nil {
+			return nil, fmt.Errorf("reading the list of processes: %w", err)
+		}
+		if parent == pid {
+			pids = append(pids, child)
+		}
+	}
+	return pids, nil
 }

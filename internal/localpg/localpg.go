@@ -59,6 +59,9 @@ type Server struct {
 	port     int
 	password string
 
+	// primary is the server whose standby this one is, nil for any other.
+	primary *Server
+
 	// noNamespace makes root change to another user at once. For tests.
 	noNamespace bool
 
@@ -144,7 +147,7 @@ func (s *Server) Start(ctx context.Context) (err error) {
 	if err := s.initialise(ctx, attr); err != nil {
 		return err
 	}
-	proc, err := s.launch(attr, "postgres", s.serverArgs()...)
+	proc, err := s.launch(s.command(attr, filepath.Join(s.bin, "postgres"), s.serverArgs()...))
 	if err != nil {
 		return err
 	}
@@ -165,6 +168,20 @@ func (s *Server) Stop() error {
 		return nil
 	}
 	err := errors.Join(s.proc.stop(), releaseLock(s.lock))
+	s.proc, s.lock = nil, nil
+	return err
+}
+
+// Kill ends all processes of the server at once, as the loss of its machine
+// does: no session is told anything, and nothing is written any more. Start
+// recovers what was committed. It is an error when the server is not running.
+func (s *Server) Kill() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.proc == nil {
+		return errors.New("the PostgreSQL server is not running")
+	}
+	err := errors.Join(s.proc.crash(), releaseLock(s.lock))
 	s.proc, s.lock = nil, nil
 	return err
 }
@@ -334,26 +351,25 @@ func (s *Server) initialise(ctx context.Context, attr *syscall.SysProcAttr) erro
 	if err := os.RemoveAll(unfinished); err != nil {
 		return err
 	}
+	fill := s.initdb
+	if s.primary != nil {
+		fill = s.copyPrimary
+	}
+	if err := fill(ctx, attr, unfinished); err != nil {
+		return err
+	}
+	return os.Rename(unfinished, s.dataDir())
+}
+
+func (s *Server) initdb(ctx context.Context, attr *syscall.SysProcAttr, dir string) error {
 	args := []string{
-		"-D", unfinished, "-U", superuser, "-E", "UTF8", "--locale=C",
+		"-D", dir, "-U", superuser, "-E", "UTF8", "--locale=C",
 		"--auth=scram-sha-256", "--pwfile=" + s.passwordFile(),
 	}
 	if !s.opts.Durable {
 		args = append(args, "--no-sync")
 	}
-	proc, err := s.launch(attr, "initdb", args...)
-	if err != nil {
-		return err
-	}
-	select {
-	case <-proc.done:
-	case <-ctx.Done():
-		return errors.Join(fmt.Errorf("making the PostgreSQL data folder: %w", context.Cause(ctx)), proc.kill())
-	}
-	if proc.err != nil {
-		return proc.failure("initdb")
-	}
-	return os.Rename(unfinished, s.dataDir())
+	return s.run(ctx, s.command(attr, filepath.Join(s.bin, "initdb"), args...))
 }
 
 func (s *Server) serverArgs() []string {
@@ -368,22 +384,48 @@ func (s *Server) serverArgs() []string {
 	if !s.opts.Durable {
 		args = append(args, "-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
 	}
+	if s.primary != nil {
+		// How long it may be deaf to its promotion once the primary is gone.
+		args = append(args, "-c", "wal_retrieve_retry_interval=100ms")
+	}
 	return args
 }
 
-// launch starts one of PostgreSQL's programs with its output in the log file.
-func (s *Server) launch(attr *syscall.SysProcAttr, program string, args ...string) (*process, error) {
+// command is one of PostgreSQL's programs, which has not been started yet.
+func (s *Server) command(attr *syscall.SysProcAttr, path string, args ...string) *exec.Cmd {
+	cmd := exec.Command(path, args...)
+	cmd.Dir = s.opts.Dir
+	cmd.Env = programEnv()
+	cmd.SysProcAttr = attr
+	return cmd
+}
+
+// launch starts a program with its output in the log file.
+func (s *Server) launch(cmd *exec.Cmd) (*process, error) {
 	log, err := os.OpenFile(s.logFile(), os.O_CREATE|os.O_TRUNC|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the log of the PostgreSQL server: %w", err)
 	}
 	defer log.Close()
-	cmd := exec.Command(filepath.Join(s.bin, program), args...)
-	cmd.Dir = s.opts.Dir
-	cmd.Env = programEnv()
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = attr
 	return launch(cmd, s.logFile())
+}
+
+// run starts a program that makes the data folder and waits for its end.
+func (s *Server) run(ctx context.Context, cmd *exec.Cmd) error {
+	proc, err := s.launch(cmd)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-proc.done:
+	case <-ctx.Done():
+		return errors.Join(fmt.Errorf("making the PostgreSQL data folder: %w", context.Cause(ctx)), proc.kill())
+	}
+	if proc.err != nil {
+		return proc.failure(filepath.Base(cmd.Path))
+	}
+	return nil
 }
 
 // programEnv is our environment without what would configure the server behind

@@ -88,6 +88,36 @@ func (p *process) kill() error {
 	return nil
 }
 
+// crash ends the server and all that it has started at once. A killed process
+// group would be the server alone: each of its children begins a session.
+func (p *process) crash() error {
+	// While it is stopped it starts no others, and does not end them its way
+	// when one is gone.
+	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("killing PostgreSQL: %w", err)
+	}
+	pids, err := children(p.cmd.Process.Pid)
+	for _, pid := range pids {
+		if killErr := syscall.Kill(pid, syscall.SIGKILL); killErr != nil && !errors.Is(killErr, syscall.ESRCH) {
+			err = errors.Join(err, fmt.Errorf("killing PostgreSQL's process %d: %w", pid, killErr))
+		}
+	}
+	if err := errors.Join(err, p.kill()); err != nil {
+		return err
+	}
+	// A process that is still ending would keep the next server from starting.
+	deadline := time.Now().Add(quitTimeout)
+	for _, pid := range pids {
+		for strings.Contains(commandLine(pid), "postgres") {
+			if time.Now().After(deadline) {
+				return fmt.Errorf("PostgreSQL's process %d was killed and does not end", pid)
+			}
+			<-time.After(pollInterval)
+		}
+	}
+	return nil
+}
+
 // failure tells of a process that has ended by itself.
 func (p *process) failure(name string) error {
 	return fmt.Errorf("%s ended (%s), its last words:\n%s", name, p.cmd.ProcessState, p.lastLines())

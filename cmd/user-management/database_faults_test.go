@@ -1,0 +1,186 @@
+//go:build faults
+
+package main_test
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/viralpilot/user-management/internal/localpg"
+	"github.com/viralpilot/user-management/internal/localpg/localpgtest"
+)
+
+func TestADatabaseThatIsStoppedAndStartedAgainUnderLoad(t *testing.T) {
+	outage(t, (*localpg.Server).Stop)
+}
+
+func TestADatabaseThatIsKilledAndRecoversUnderLoad(t *testing.T) {
+	outage(t, (*localpg.Server).Kill)
+}
+
+// outage takes the database away under load and brings it back.
+func outage(t *testing.T, end func(*localpg.Server) error) {
+	server := localpgtest.Server(t)
+	dsn := server.URL("postgres")
+	env := []string{"DATABASE_URL=" + dsn}
+	s := serve(t, env...)
+	load := startClients(t, 16, s)
+	for range 2 {
+		load.awaitMore(200)
+		if err := end(server); err != nil {
+			t.Fatal(err)
+		}
+		s.lives(http.StatusServiceUnavailable)
+		_, answer, err := s.call(http.StatusServiceUnavailable, http.MethodGet, "/user/rich-0/status", "", "")
+		if err != nil || answer["code"] != "database_unavailable" {
+			t.Errorf("%v %v", answer, err)
+		}
+		load.awaitAnswers("database_unavailable", 40)
+		if err := server.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		load.recovered()
+		s.lives(http.StatusOK)
+	}
+	load.onlyAnswers("200", "insufficient_tokens", "overloaded", "database_unavailable")
+	load.check(connect(t, dsn), env)
+	s.stopped()
+}
+
+func TestAPoolThatIsUsedUpIsAnsweredAndFreeAgainAfterwards(t *testing.T) {
+	dsn := localpgtest.Server(t).URL("postgres")
+	env := []string{"DATABASE_URL=" + dsn, "DB_MAX_CONNS=2", "DB_ACQUIRE_TIMEOUT=100ms"}
+	s := serve(t, env...)
+	load := startClients(t, 16, s)
+	load.awaitMore(100)
+	db := connect(t, dsn)
+	for _, lock := range []struct {
+		sql   string
+		reads bool // whether they wait too
+	}{
+		{"SELECT FROM viralpilot.userdata ORDER BY cognito_user_id FOR UPDATE", false},
+		{"LOCK TABLE viralpilot.userdata IN ACCESS EXCLUSIVE MODE", true},
+	} {
+		db.exec("BEGIN")
+		db.exec(lock.sql)
+		load.awaitAnswers("overloaded", 200)
+		s.lives(http.StatusOK)
+		if lock.reads {
+			begin := time.Now()
+			_, answer, err := s.call(http.StatusServiceUnavailable, http.MethodGet, "/user/rich-0/status", "", "")
+			if took := time.Since(begin); err != nil || answer["code"] != "overloaded" || took > 3*time.Second {
+				t.Errorf("after %s: %v %v", took, answer, err)
+			}
+		}
+		db.exec("COMMIT")
+		load.recovered()
+	}
+	load.onlyAnswers("200", "insufficient_tokens", "overloaded")
+	load.check(db, env)
+	if load.slowest > 4*time.Second {
+		t.Errorf("an answer took %s", load.slowest)
+	}
+	await(t, "no more connections than before", func() bool {
+		// The pool's and the one of /health.
+		return db.number("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'user-management'") <= 2+1
+	})
+	s.stopped()
+}
+
+// retried compares what PostgreSQL has ended with what clients were told. Without a retry each transaction that was
+// ended would be an answer at least.
+func (c *clients) retried(db database, column string) {
+	c.t.Helper()
+	ended := 0
+	await(c.t, column+" are counted", func() bool { // which a session does when it has ended
+		ended = db.number("SELECT " + column + " FROM pg_stat_database WHERE datname = current_database()")
+		return ended > 0
+	})
+	overloaded := c.answeredSo("overloaded")
+	if overloaded >= ended {
+		c.t.Errorf("%d transactions were ended, %d requests overloaded", ended, overloaded)
+	}
+	c.t.Logf("%d transactions were ended, %d requests overloaded", ended, overloaded)
+}
+
+func TestDeadlocksUnderLoadAreRetried(t *testing.T) {
+	dsn := localpgtest.Server(t).URL("postgres")
+	env := []string{"DATABASE_URL=" + dsn}
+	db := connect(t, dsn)
+	// The service's sessions look for deadlocks, and so they are the ones that are ended: before they would give up
+	// waiting for the lock.
+	db.exec("ALTER DATABASE postgres SET deadlock_timeout = '10ms'")
+	s := serve(t, env...)
+	load := startClients(t, 16, s)
+	load.awaitMore(100)
+	rival := connect(t, dsn)
+	rival.exec("SET deadlock_timeout = '1h'")
+	await(t, "ten deadlocks", func() bool {
+		// Accounts that are served together, which the service locks in the order of their ids.
+		for _, ids := range [][2]string{{"rich-2", "rich-0"}, {"rich-3", "rich-1"}} {
+			rival.exec("BEGIN")
+			for _, id := range ids {
+				rival.exec("SELECT FROM viralpilot.userdata WHERE cognito_user_id = $1 FOR UPDATE", id)
+				<-time.After(5 * time.Millisecond) // for the service to lock the other one
+			}
+			rival.exec("COMMIT")
+		}
+		return db.number("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") >= 10
+	})
+	load.recovered()
+	load.onlyAnswers("200", "insufficient_tokens", "overloaded")
+	load.check(db, env)
+	s.stopped()
+	load.retried(db, "deadlocks")
+}
+
+func TestTwoReplicasAtStricterIsolationOnOneAccount(t *testing.T) {
+	for _, level := range []string{"repeatable read", "serializable"} {
+		t.Run(level, func(t *testing.T) {
+			dsn := localpgtest.Server(t).URL("postgres")
+			env := []string{"DATABASE_URL=" + dsn}
+			db := connect(t, dsn)
+			db.exec("ALTER DATABASE postgres SET default_transaction_isolation = '" + level + "'")
+			a, b := serve(t, env...), serve(t, env...)
+			load := startClientsOf(t, 1, 16, a, b)
+			load.awaitMore(500)
+			load.onlyAnswers("200", "insufficient_tokens", "overloaded")
+			load.check(db, env)
+			a.stopped()
+			b.stopped()
+			load.retried(db, "xact_rollback")
+		})
+	}
+}
+
+func TestADatabaseThatIsReadOnlyForAWhile(t *testing.T) {
+	dsn := localpgtest.Server(t).URL("postgres")
+	env := []string{"DATABASE_URL=" + dsn}
+	a, b := serve(t, env...), serve(t, env...)
+	load := startClients(t, 16, a, b)
+	load.awaitMore(200)
+	db := connect(t, dsn)
+	set := func(value string) {
+		t.Helper()
+		db.exec("ALTER SYSTEM SET default_transaction_read_only = " + value)
+		db.exec("SELECT pg_reload_conf()")
+	}
+	set("on")
+	load.awaitAnswers("database_unavailable", 100)
+	for _, s := range []*service{a, b} {
+		s.lives(http.StatusOK)
+		if _, _, err := s.call(http.StatusOK, http.MethodGet, "/user/rich-0/status", "", ""); err != nil {
+			t.Error(err)
+		}
+		if _, _, err := s.call(http.StatusServiceUnavailable, http.MethodGet, "/user/new", "", ""); err != nil {
+			t.Error(err)
+		}
+	}
+	set("off")
+	load.recovered()
+	load.onlyAnswers("200", "insufficient_tokens", "overloaded", "database_unavailable")
+	load.check(db, env)
+	a.stopped()
+	b.stopped()
+}
