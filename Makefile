@@ -11,10 +11,10 @@ SOURCES := cmd internal migrations
 # `make build` stamps instead.
 export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -buildvcs=false)
 
-.PHONY: help run test test-proxy test-faults bench lint fmt build dev go compiler curl wrk haproxy
+.PHONY: help run test test-proxy test-faults test-pgbouncer soak bench lint fmt build dev go compiler curl wrk haproxy pgbouncer
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
 run: dev ## Run the service, with a PostgreSQL of its own unless DATABASE_URL is set
 	@exec bin/dev
@@ -27,6 +27,17 @@ test-faults: dev ## Test what happens when the service, its database or the netw
 	@bin/dev ensure-postgres
 	$(GO) test -tags faults -count=1 -timeout 20m -v ./cmd/user-management
 
+# Left out are tests of what PostgreSQL answers to a login, and of which sessions it has: PgBouncer has both in hand.
+test-pgbouncer: dev pgbouncer ## Run the tests of the service by way of a PgBouncer in transaction pooling
+	@bin/dev ensure-postgres
+	TEST_PGBOUNCER=1 $(GO) test -count=1 ./internal/httpapi ./cmd/user-management
+	TEST_PGBOUNCER=1 $(GO) test -count=1 ./internal/postgres ./internal/app \
+		-skip 'TestOpenGivesUpAtOnceWhereWaitingCannotHelp|TestARoleThatOwnsNothing|TestAStartThatCannotSucceedEndsWithOneLine|TestWhatIsUnderWayWhenItStopsIsFinished'
+
+soak: dev ## Let 64 clients work for ten minutes (SOAK_DURATION) while things fail at random
+	@bin/dev ensure-postgres
+	$(GO) test -tags soak -count=1 -timeout 60m -v -run TestSoak ./cmd/user-management
+
 bench: go wrk ## Measure the service on a PostgreSQL of its own; BENCH_JSON=file keeps the figures
 	@$(GO) run ./cmd/bench
 
@@ -35,8 +46,8 @@ test-proxy: dev haproxy ## Test the proxy of docker-compose.yml's profile "scale
 	PATH="$$PATH:/usr/sbin" $(GO) test -tags proxy -count=1 -run TestTheProxy -v ./internal/app
 
 lint: go ## Check the code: vet, staticcheck, gofumpt, go.mod and go.sum
-	$(GO) vet -tags proxy,faults ./...
-	$(STATICCHECK) -tags proxy,faults ./...
+	$(GO) vet -tags proxy,faults,soak ./...
+	$(STATICCHECK) -tags proxy,faults,soak ./...
 	@echo "$(GOFUMPT) -l $(SOURCES)"
 	@files=$$($(GOFUMPT) -l $(SOURCES)) || exit 1; \
 	if [ -n "$$files" ]; then echo "Not formatted, run make fmt:"; echo "$$files"; exit 1; fi >&2
@@ -60,8 +71,9 @@ go:
 	@command -v $(GO) >/dev/null || { \
 		echo "Go is not installed: get the version that go.mod names, or a later one, from https://go.dev/dl and put it on PATH." >&2; exit 1; }
 
-# The README's lines are run with curl, the load comes from wrk, and haproxy is what is in front of several replicas.
-curl wrk haproxy:
+# The README's lines are run with curl, the load comes from wrk, haproxy is what is in front of several replicas, and
+# pgbouncer what may be in front of the database.
+curl wrk haproxy pgbouncer:
 	@PATH="$$PATH:/usr/sbin" command -v $@ >/dev/null && exit; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "Installing $@." >&2; export DEBIAN_FRONTEND=noninteractive; \

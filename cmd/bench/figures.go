@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 )
@@ -85,6 +86,7 @@ const (
 	hot         = "consume on one hot user"
 	pair        = "reserve and settle (requests)"
 	goodAlone   = "consume, 48 connections"
+	goodAmong   = "consume, 48 connections beside 16 of another good client"
 	goodMixed   = "consume, 48 connections beside 16 of a bad client"
 	twoReplicas = "consume, two replicas, 32 connections each"
 	ledgerPage  = "newest ledger entry"
@@ -105,6 +107,7 @@ func figures() []figure {
 		load(consumeFew, 8, luaConsume), load(consumeMany, 256, luaConsume),
 		load(keyed, 64, luaKeyed), load(hot, 64, luaHot), load(pair, 64, luaReserveSettle),
 		load(goodAlone, 48, luaConsume),
+		{goodAmong, besideGoodClient},
 		{goodMixed, besideBadClient},
 		{twoReplicas, fromTwoReplicas},
 	}, load(ledgerPage, 64, luaLedgerPage))
@@ -131,21 +134,29 @@ func pgbench(name string, clients int, script string) figure {
 	}}
 }
 
-// besideBadClient measures good traffic while another client sends nothing but bad requests.
+// besideGoodClient measures the traffic of three clients of four while the fourth does the same.
+func besideGoodClient(ctx context.Context, b *bed) (result, error) {
+	_, good, err := b.beside(ctx, luaConsume)
+	return good, err
+}
+
+// besideBadClient measures it while the fourth sends nothing but bad requests.
 func besideBadClient(ctx context.Context, b *bed) (result, error) {
-	var bad, good result
-	var badErr, goodErr error
+	bad, good, err := b.beside(ctx, luaBad)
+	if err == nil && bad.Failed == 0 {
+		err = errors.New("none of the bad requests was refused")
+	}
+	return good, err
+}
+
+// beside measures consumes from 48 connections while 16 others send something else.
+func (b *bed) beside(ctx context.Context, script string) (other, good result, err error) {
+	var otherErr, goodErr error
 	var running sync.WaitGroup
-	running.Go(func() { bad, badErr = b.wrkNamed(ctx, "bad", b.service.url, 16, luaBad) })
+	running.Go(func() { other, otherErr = b.wrkNamed(ctx, "other", b.service.url, 16, script) })
 	running.Go(func() { good, goodErr = b.wrkNamed(ctx, "good", b.service.url, 48, luaConsume) })
 	running.Wait()
-	if badErr != nil {
-		return good, badErr
-	}
-	if bad.Failed == 0 {
-		return good, fmt.Errorf("none of the bad requests was refused")
-	}
-	return good, goodErr
+	return other, good, errors.Join(otherErr, goodErr)
 }
 
 func fromTwoReplicas(ctx context.Context, b *bed) (sum result, err error) {

@@ -79,9 +79,13 @@ func (a *API) allow(allowed func(*http.Request, Caller) bool) func(http.Handler)
 	}
 }
 
-// clientIP finds the address that a request came from. X-Forwarded-For is believed as far as trusted proxies wrote it.
+// clientIP finds the address that a request came from, where a limit wants to know. X-Forwarded-For is believed as far as
+// trusted proxies wrote it.
 func (a *API) clientIP() func(http.Handler) http.Handler {
-	if len(a.TrustedProxies) == 0 {
+	switch {
+	case a.RateLimitPerMinute == 0:
+		return func(next http.Handler) http.Handler { return next }
+	case len(a.TrustedProxies) == 0:
 		return middleware.ClientIPFromRemoteAddr
 	}
 	return middleware.ClientIPFromXFF(a.TrustedProxies...)

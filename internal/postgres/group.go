@@ -55,16 +55,21 @@ func newGroup(batch []*update) *group {
 	for _, u := range batch {
 		m := g.byID[u.request.ref.AccountID]
 		if m == nil {
-			m = &member{
-				id: u.request.ref.AccountID, prior: map[string]*user.Entry{}, reservations: map[string]*user.Reservation{},
-				charges: map[int64]*user.Charge{}, changed: map[string]*user.Reservation{}, stored: map[string]bool{},
-			}
+			m = &member{id: u.request.ref.AccountID}
 			g.byID[m.id] = m
 			g.accounts = append(g.accounts, m)
 		}
 		m.updates = append(m.updates, u)
 	}
 	return g
+}
+
+// put sets an element of a map that is made with its first one: most accounts of a group need none of theirs.
+func put[K comparable, V any](m *map[K]V, key K, value V) {
+	if *m == nil {
+		*m = map[K]V{}
+	}
+	(*m)[key] = value
 }
 
 // pairs are two columns of equal length: accounts, and what is named of each.
@@ -138,17 +143,18 @@ func (g *group) lock(ctx context.Context, conn *pgxpool.Conn, begin []string) er
 		return err
 	})
 	if keys.ids != nil {
-		queueEach(&b, scanAccountEntry, func(id string, e user.Entry) { g.byID[id].prior[*e.IdempotencyKey] = &e },
+		queueEach(&b, scanAccountEntry, func(id string, e user.Entry) { put(&g.byID[id].prior, *e.IdempotencyKey, &e) },
 			selectEntriesByKey, keys.ids, keys.values)
 	}
 	if reservations.ids != nil {
 		queueEach(&b, scanAccountReservation, func(id string, r user.Reservation) {
 			m := g.byID[id]
-			m.reservations[r.ID], m.stored[r.ID] = &r, true
+			put(&m.reservations, r.ID, &r)
+			put(&m.stored, r.ID, true)
 		}, selectReservations, reservations.ids, reservations.values)
 	}
 	if charges.ids != nil {
-		queueEach(&b, scanAccountCharge, func(id string, c user.Charge) { g.byID[id].charges[c.Entry.ID] = &c },
+		queueEach(&b, scanAccountCharge, func(id string, c user.Charge) { put(&g.byID[id].charges, c.Entry.ID, &c) },
 			selectCharges, charges.ids, charges.values)
 	}
 	if last != nil {
@@ -180,7 +186,7 @@ func (g *group) queueHolds(b *pgx.Batch, ids []string) {
 	queueEach(b, scanAccountReservation, func(id string, r user.Reservation) {
 		m := g.byID[id]
 		m.state.Holds = append(m.state.Holds, r)
-		m.stored[r.ID] = true
+		put(&m.stored, r.ID, true)
 	}, selectHolds, ids)
 }
 
@@ -250,7 +256,7 @@ func (m *member) keep(c *user.Change) {
 		m.entries = append(m.entries, e)
 		m.state.Last = e
 		if e.IdempotencyKey != nil {
-			m.prior[*e.IdempotencyKey] = e
+			put(&m.prior, *e.IdempotencyKey, e)
 		}
 		for id, charge := range m.charges {
 			switch {
@@ -263,8 +269,8 @@ func (m *member) keep(c *user.Change) {
 	}
 	for i := range c.Reservations {
 		r := &c.Reservations[i]
-		m.changed[r.ID] = r
-		m.reservations[r.ID] = r
+		put(&m.changed, r.ID, r)
+		put(&m.reservations, r.ID, r)
 		if !m.state.HoldsLoaded {
 			continue
 		}
@@ -316,25 +322,31 @@ func (g *group) commit(ctx context.Context, conn *pgxpool.Conn) error {
 	}
 	// Where nothing changed there is nothing to wait for. What is answered once more may have been committed without the
 	// word of a standby, though: the row locks make a commit that comes after it and waits for the standby too.
-	end := "commit"
+	how := "commit"
 	if b.Len() == 0 && !slices.ContainsFunc(g.accounts, func(m *member) bool { return m.repeats }) {
-		end = "rollback"
+		how = "rollback"
 	}
+	return end(ctx, conn, &b, how)
+}
+
+// end sends the batch and ends the transaction with it, by "commit" or "rollback". Unless it returns nil or
+// errOutcomeUnknown, nothing was done.
+func end(ctx context.Context, conn *pgxpool.Conn, b *pgx.Batch, how string) error {
 	var tag pgconn.CommandTag
-	b.Queue(end).Exec(func(ct pgconn.CommandTag) error {
+	b.Queue(how).Exec(func(ct pgconn.CommandTag) error {
 		tag = ct
 		return nil
 	})
-	err := conn.SendBatch(ctx, &b).Close()
+	err := conn.SendBatch(ctx, b).Close()
 	var pg *pgconn.PgError
 	switch {
-	case err == nil && tag.String() != strings.ToUpper(end):
-		return fmt.Errorf("%s answered %s", end, tag)
+	case err == nil && tag.String() != strings.ToUpper(how):
+		return fmt.Errorf("%s answered %s", how, tag)
 	case err == nil:
 		return unconfirmed(conn)
 	case errors.As(err, &pg) && pg.Severity != "FATAL" && pg.Severity != "PANIC", pgconn.SafeToRetry(err):
 		return err
-	case end == "rollback":
+	case how == "rollback":
 		return notDone(err)
 	}
 	return fmt.Errorf("%w: %w", errOutcomeUnknown, err)

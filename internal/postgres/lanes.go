@@ -121,14 +121,16 @@ func (l *lanes[Q, A]) do(ctx context.Context, accountID string, request Q) (none
 	default:
 		return none, user.ErrOverloaded
 	}
-	ctx, cancel := context.WithTimeout(ctx, l.patience)
-	defer cancel()
+	impatient := time.NewTimer(l.patience)
+	defer impatient.Stop()
 	var gone error
 	select {
 	case <-c.done:
 		return c.answer, c.err
 	case <-ctx.Done():
 		gone = ctx.Err()
+	case <-impatient.C:
+		gone = fmt.Errorf("it was not taken within %s", l.patience)
 	case <-l.stop:
 		gone = errors.New("the store is closed")
 	}
@@ -167,10 +169,12 @@ func (s *Store) serveLookups(batch []*lookup) {
 		if err != nil {
 			return err
 		}
-		accounts, err := pgx.CollectRows(rows, scanAccount)
-		for _, a := range accounts {
+		var a user.Account
+		_, err = pgx.ForEachRow(rows, append(userdataFields(&a), sideRowFields(&a)...), func() error {
 			found[a.ID] = a
-		}
+			a = user.Account{}
+			return nil
+		})
 		return err
 	})
 	for _, l := range batch {

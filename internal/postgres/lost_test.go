@@ -63,3 +63,18 @@ func TestAConnectionThatIsLostDuringTheCommit(t *testing.T) {
 		})
 	}
 }
+
+func TestAnAccountWhoseCommitIsNotAnswered(t *testing.T) {
+	t.Parallel()
+	dsn := localpgtest.New(t)
+	proxy := localpgtest.NewProxy(t, dsn)
+	s, db := service(t, open(t, proxy.URL())), connect(t, dsn)
+	lost := proxy.At(localpgtest.Answer("commit"), localpgtest.Cut, 1)
+	_, err := s.Create(t.Context(), user.NewAccount{ID: "u"})
+	wantError(t, err, user.ErrDatabaseUnavailable) // and not that there is one already
+	if n := query[int](db, "SELECT count(*) FROM viralpilot.account_state"); n != 1 || lost.Left() != 0 {
+		t.Errorf("made %d times", n)
+	}
+	_, err = s.Create(t.Context(), user.NewAccount{ID: "u"})
+	wantError(t, err, user.ErrUserExists)
+}

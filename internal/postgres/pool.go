@@ -129,6 +129,10 @@ func limits(scope string, statement, lock time.Duration) []string {
 	}
 }
 
+// keepalives make PostgreSQL notice within half a minute that the host of a session is gone while it waits for the rest
+// of what it was told: no other time-out counts then, and its locks are kept.
+const keepalives = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3"
+
 func limit(scope, name string, d time.Duration) string {
 	return fmt.Sprintf("SET %s %s = %d", scope, name, d.Milliseconds())
 }

@@ -82,7 +82,7 @@ func Connect(ctx context.Context, o Options) (*Store, error) {
 		}
 	}
 	lockTimeout := min(o.StatementTimeout, time.Second)
-	sessionLimits := strings.Join(limits("", o.StatementTimeout, lockTimeout), "; ")
+	sessionLimits := strings.Join(append(limits("", o.StatementTimeout, lockTimeout), keepalives), "; ")
 	alone := cfg.Copy()
 	alone.MaxConns, alone.MinConns = 1, 0
 	cfg.ConnConfig.Tracer = o.Tracer
@@ -152,28 +152,34 @@ const attempts = 5
 // Create implements [user.Store].
 func (s *Store) Create(ctx context.Context, change user.Change) error {
 	return s.work(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
-		err := pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: strings.Join(s.begin[patient], "; ")}, func(tx pgx.Tx) error {
-			a := change.Account
-			tag, err := tx.Exec(ctx, insertUserdata, a.ID, a.Username, a.Email, a.Tier, a.SubscriptionStatus,
-				a.RenewalDate, a.TokensRemaining, a.TokensUsed, a.LastReset, a.CreatedAt, a.UpdatedAt, a.Active)
-			if err != nil {
-				return err
-			}
-			if tag.RowsAffected() == 0 {
-				return user.ErrUserExists
-			}
-			var b pgx.Batch
-			var side sideColumns
-			side.add(a)
-			side.queue(&b, insertSideRows)
-			var entries newEntries
-			for i := range change.Entries {
-				entries.add(a.ID, &change.Entries[i])
-			}
-			entries.queue(&b)
-			return tx.SendBatch(ctx, &b).Close()
+		var b pgx.Batch
+		for _, sql := range s.begin[patient] {
+			b.Queue(sql)
+		}
+		var created int64
+		a := change.Account
+		b.Queue(insertUserdata, a.ID, a.Username, a.Email, a.Tier, a.SubscriptionStatus, a.RenewalDate, a.TokensRemaining,
+			a.TokensUsed, a.LastReset, a.CreatedAt, a.UpdatedAt, a.Active,
+		).Exec(func(ct pgconn.CommandTag) error {
+			created = ct.RowsAffected()
+			return nil
 		})
-		return cmp.Or(err, unconfirmed(conn))
+		if err := conn.SendBatch(ctx, &b).Close(); err != nil {
+			return notDone(err)
+		}
+		var rest pgx.Batch
+		if created == 0 {
+			return cmp.Or(end(ctx, conn, &rest, "rollback"), error(user.ErrUserExists))
+		}
+		var side sideColumns
+		side.add(a)
+		side.queue(&rest, insertSideRows)
+		var entries newEntries
+		for i := range change.Entries {
+			entries.add(a.ID, &change.Entries[i])
+		}
+		entries.queue(&rest)
+		return end(ctx, conn, &rest, "commit")
 	})
 }
 
@@ -341,7 +347,7 @@ func (s *Store) work(ctx context.Context, f func(context.Context, *pgxpool.Conn)
 			return err
 		}
 		err = func() error {
-			defer conn.Release()
+			defer release(conn)
 			working, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.workTimeout)
 			defer cancel()
 			err := f(working, conn)
@@ -356,6 +362,16 @@ func (s *Store) work(ctx context.Context, f func(context.Context, *pgxpool.Conn)
 			return translate(err)
 		}
 		s.observer.Retry()
+	}
+}
+
+// release gives a connection back. One that broke is taken out of the pool at once: the driver goes on listening to it for
+// some time, and its place would not be free before that ends.
+func release(conn *pgxpool.Conn) {
+	if conn.Conn().IsClosed() {
+		conn.Hijack()
+	} else {
+		conn.Release()
 	}
 }
 

@@ -89,7 +89,7 @@ func (r Rules) deactivated(s State, actor string, now time.Time) (*draft, error)
 		}
 	}
 	d.account.Active = false
-	return d, nil
+	return &d, nil
 }
 
 // recordProfile writes the entry for the profile fields in which the account differs from what it was, if any do.

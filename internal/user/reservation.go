@@ -178,7 +178,8 @@ func (d *draft) named(done func(Reservation) bool) (*Reservation, bool, error) {
 // it within the reservation's term and of a carried one only the top-ups in it.
 func (d *draft) close(h *Reservation, status ReservationStatus, rest int64, e Entry) {
 	a := &d.account
-	h.Status, h.ClosedAt, h.Returned = status, &d.at, rest
+	at := d.at
+	h.Status, h.ClosedAt, h.Returned = status, &at, rest
 	if h.Carried {
 		h.Returned = min(h.TopUp, rest)
 		a.TopUps += h.Returned

@@ -34,7 +34,8 @@ func (r Rules) Open(n NewAccount, now time.Time) Change {
 		ID: n.ID, Username: n.Username, Email: n.Email,
 		Tier: TierFree, SubscriptionStatus: StatusActive, Active: true, Adopted: true,
 	}}, now)
-	d.account.LastReset, d.account.CreatedAt, d.account.UpdatedAt = &d.at, d.at, d.at
+	at := d.at
+	d.account.LastReset, d.account.CreatedAt, d.account.UpdatedAt = &at, at, at
 	if info.Allowance > 0 {
 		d.account.TokensRemaining = info.Allowance
 		d.record(Entry{Kind: KindOpening})
@@ -197,7 +198,8 @@ func civil(t time.Time, zone *time.Location) time.Time {
 	return time.Date(year, month, day, 0, 0, 0, 0, time.UTC)
 }
 
-// draft is one account on its way through an update.
+// draft is one account on its way through an update. Nothing keeps a pointer into it, so that it need not be on the
+// heap.
 type draft struct {
 	rules   Rules
 	state   State
@@ -218,8 +220,8 @@ type draft struct {
 	made *Reservation
 }
 
-func (r Rules) draft(s State, now time.Time) *draft {
-	d := &draft{rules: r, state: s, at: now.UTC().Truncate(time.Microsecond)}
+func (r Rules) draft(s State, now time.Time) draft {
+	d := draft{rules: r, state: s, at: now.UTC().Truncate(time.Microsecond)}
 	if last := s.Account.LastReset; last != nil && d.at.Before(*last) {
 		d.at = *last // the clock stepped back: time does not (product.md §3.5)
 	}
@@ -348,7 +350,8 @@ func (d *draft) beginTerm(e Entry) error {
 	a.TopUps = left
 	a.TokensUsed = 0
 	a.TokensRemaining = left + min(d.allowance(), MaxTokens-a.Reserved-left)
-	a.LastReset = &d.at
+	at := d.at
+	a.LastReset = &at
 	d.record(e)
 	return nil
 }
