@@ -1,4 +1,4 @@
-//go:build faults
+//go:build faults || soak
 
 package main_test
 
@@ -10,12 +10,15 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // clients are callers who spend tokens while something happens to the service or to its database. Three of four
@@ -35,12 +38,17 @@ type clients struct {
 	stopping atomic.Bool
 	running  sync.WaitGroup
 
-	mu       sync.Mutex
-	commands map[string]*command
+	// outcomes has those of the commands of each client, in their order. It is written by the clients and may be read
+	// after stop.
+	outcomes [][]outcome
+
+	mu sync.Mutex
+	// noted are commands that the test has sent.
+	noted map[string]*command
 	// requests counts what was sent, answers what came back: "200", the code of a problem, notAccepted or cutOff.
 	requests int
 	answers  map[string]int
-	// answered are the ids of the requests that had a complete answer.
+	// answered are the ids of the requests that had a complete answer; nil where they would be too many.
 	answered map[string]bool
 	done     int
 	// lastDone is when a command was last acknowledged, longestPause the longest time between two of them.
@@ -64,7 +72,8 @@ type command struct {
 	outcome outcome
 }
 
-type outcome int
+// outcome is a byte, since there may be millions.
+type outcome uint8
 
 const (
 	// unknown is a command without a certain answer: it may have been done, once.
@@ -114,7 +123,7 @@ func startBalancedClients(t *testing.T, n int, replicas ...*service) *clients {
 func newClients(t *testing.T, n int, replicas []*service) *clients {
 	c := &clients{
 		t: t, accounts: richAccounts, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: n}, Timeout: patience},
-		commands: map[string]*command{}, answers: map[string]int{}, answered: map[string]bool{}, lastDone: time.Now(),
+		outcomes: make([][]outcome, n), noted: map[string]*command{}, answers: map[string]int{}, answered: map[string]bool{}, lastDone: time.Now(),
 	}
 	for _, r := range replicas {
 		c.urls = append(c.urls, r.url)
@@ -140,15 +149,22 @@ func (c *clients) start(n int, replica *service) {
 	for i := range n {
 		c.running.Go(func() {
 			for k := 0; !c.stopping.Load(); k++ {
-				cmd := &command{account: fmt.Sprint("rich-", (i+k)%c.accounts), keyed: k%4 != 3}
-				if k%8 >= 6 && (i+k)%2 == 0 {
-					cmd.account = poorAccount
-				}
+				name, cmd := c.command(i, k)
 				// Every account at every replica: turns in step with the accounts would keep them apart.
-				c.run(fmt.Sprintf("command-%d-%d", i, k), cmd, i+k/c.accounts)
+				c.carryOut(name, &cmd, i+k/c.accounts)
+				c.outcomes[i] = append(c.outcomes[i], cmd.outcome)
 			}
 		})
 	}
+}
+
+// command is the command number k of client i.
+func (c *clients) command(i, k int) (name string, cmd command) {
+	cmd = command{account: fmt.Sprint("rich-", (i+k)%c.accounts), keyed: k%4 != 3}
+	if k%8 >= 6 && (i+k)%2 == 0 {
+		cmd.account = poorAccount
+	}
+	return fmt.Sprintf("command-%d-%d", i, k), cmd
 }
 
 // watch asks a replica for its health until stop.
@@ -179,9 +195,15 @@ func (c *clients) replica(turn int) (url string) {
 	return c.urls[turn%len(c.urls)]
 }
 
-// run sends a command, beginning with the replica of that turn, until its outcome is certain or it cannot be sent again.
+// run carries out a command that the test has made.
 func (c *clients) run(name string, cmd *command, turn int) {
 	c.note(name, cmd)
+	c.carryOut(name, cmd, turn)
+}
+
+// carryOut sends a command, beginning with the replica of that turn, until its outcome is certain or it cannot be sent
+// again.
+func (c *clients) carryOut(name string, cmd *command, turn int) {
 	var giveUp time.Time
 	for first := turn; ; turn++ {
 		id := fmt.Sprint(name, "-", turn-first)
@@ -194,7 +216,9 @@ func (c *clients) run(name string, cmd *command, turn int) {
 		c.mu.Lock()
 		c.requests++
 		if err == nil {
-			c.answered[id] = true
+			if c.answered != nil {
+				c.answered[id] = true
+			}
 			c.slowest = max(c.slowest, time.Since(begin))
 		}
 		switch {
@@ -248,7 +272,7 @@ func (c *clients) run(name string, cmd *command, turn int) {
 func (c *clients) note(name string, cmd *command) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.commands[name] = cmd
+	c.noted[name] = cmd
 }
 
 // consumeBody is the body of a command.
@@ -258,23 +282,11 @@ func consumeBody(name string) string {
 
 // send sends one request. The error says that there was no complete answer.
 func (c *clients) send(url, id, name string, cmd *command) (status int, code string, err error) {
-	req, err := http.NewRequest(http.MethodPost, url+"/user/"+cmd.account+"/consume-tokens", strings.NewReader(consumeBody(name)))
-	if err != nil {
-		return 0, "", err
-	}
-	// The transport would send what has a key again by itself, and what came of the first would not be known.
-	req.GetBody = nil
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("X-Request-Id", id)
+	key := ""
 	if cmd.keyed {
-		req.Header.Set("Idempotency-Key", name)
+		key = name
 	}
-	res, err := c.http.Do(req)
-	if err != nil {
-		return 0, "", err
-	}
-	defer res.Body.Close()
-	text, err := io.ReadAll(res.Body)
+	status, text, err := c.exchange(http.MethodPost, url+"/user/"+cmd.account+"/consume-tokens", id, consumeBody(name), key)
 	if err != nil {
 		return 0, "", err
 	}
@@ -282,13 +294,37 @@ func (c *clients) send(url, id, name string, cmd *command) (status int, code str
 	if err := json.Unmarshal(text, &problem); err != nil {
 		return 0, "", err
 	}
+	return status, problem.Code, nil
+}
+
+// exchange sends one request and reads its answer.
+func (c *clients) exchange(method, url, id, body, key string) (status int, text []byte, err error) {
+	req, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		return 0, nil, err
+	}
+	// The transport would send what has a key again by itself, and what came of the first would not be known.
+	req.GetBody = nil
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("X-Request-Id", id)
+	if key != "" {
+		req.Header.Set("Idempotency-Key", key)
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer res.Body.Close()
+	if text, err = io.ReadAll(res.Body); err != nil {
+		return 0, nil, err
+	}
 	if res.StatusCode == http.StatusServiceUnavailable && res.Header.Get("Retry-After") == "" {
 		c.t.Errorf("a 503 without Retry-After: %s", text)
 	}
 	if kind := res.Header.Get("Content-Type"); res.StatusCode >= http.StatusBadRequest && kind != "application/problem+json" {
 		c.t.Errorf("%s is %s: %s", res.Status, kind, text)
 	}
-	return res.StatusCode, problem.Code, nil
+	return res.StatusCode, text, nil
 }
 
 // awaitMore waits until that many more commands have been acknowledged, and returns how long it took.
@@ -344,6 +380,8 @@ type tally struct {
 	commands, requests, acknowledged, refused, unknown int
 	// inLedger are commands of which there is an entry, unknownDone those of them whose outcome was not known.
 	inLedger, unknownDone int
+	// verified is what the check of the books says that it has looked at.
+	verified string
 }
 
 // check stops the clients and holds what they were told against the ledger: what was acknowledged is in it once, what
@@ -351,10 +389,10 @@ type tally struct {
 func (c *clients) check(db database, env []string) tally {
 	c.t.Helper()
 	c.stop()
-	entries := db.counts("SELECT coalesce(idempotency_key, metadata ->> 'command'), count(*) FROM viralpilot.ledger WHERE kind = 'consume' GROUP BY 1")
-	sum := tally{commands: len(c.commands), requests: c.requests, inLedger: len(entries)}
-	for name, cmd := range c.commands {
-		n := entries[name]
+	entries, others := c.entries(db)
+	sum := tally{requests: c.requests}
+	judge := func(name string, cmd command, n uint8) {
+		sum.commands++
 		switch {
 		case n > 1:
 			c.t.Errorf("%s is in the ledger %d times", name, n)
@@ -365,6 +403,7 @@ func (c *clients) check(db database, env []string) tally {
 		case cmd.outcome == unknown && cmd.keyed:
 			c.t.Errorf("%s has a key and no outcome", name)
 		}
+		sum.inLedger += int(min(n, 1))
 		switch cmd.outcome {
 		case acknowledged:
 			sum.acknowledged++
@@ -372,45 +411,94 @@ func (c *clients) check(db database, env []string) tally {
 			sum.refused++
 		case unknown:
 			sum.unknown++
-			sum.unknownDone += n
+			sum.unknownDone += int(n)
 		}
 	}
-	for name := range entries {
-		if c.commands[name] == nil {
-			c.t.Errorf("%s is in the ledger and was never sent", name)
+	for i, outcomes := range c.outcomes {
+		for k, outcome := range outcomes {
+			name, cmd := c.command(i, k)
+			cmd.outcome = outcome
+			judge(name, cmd, entries[i][k])
 		}
 	}
-	const ofTheTerm = `SELECT count(*) FROM viralpilot.ledger l WHERE kind = 'consume' AND NOT EXISTS (
+	for name, cmd := range c.noted {
+		judge(name, *cmd, others[name])
+		delete(others, name)
+	}
+	for name := range others {
+		c.t.Errorf("%s is in the ledger and was never sent", name)
+	}
+	const ofTheTerm = `SELECT count(*) FILTER (WHERE kind = 'consume') + coalesce(sum(tokens_charged) FILTER (WHERE kind = 'settle'), 0)
+		FROM viralpilot.ledger l WHERE kind IN ('consume', 'settle') AND NOT EXISTS (
 		SELECT FROM viralpilot.ledger t
 		WHERE t.cognito_user_id = l.cognito_user_id AND t.entry_id > l.entry_id AND t.kind IN ('monthly_reset', 'tier_change'))`
 	if used, consumes := db.number("SELECT sum(tokens_used_this_month) FROM viralpilot.userdata"), db.number(ofTheTerm); used != consumes {
-		c.t.Errorf("%d tokens used, %d consumes of the term in the ledger", used, consumes)
+		c.t.Errorf("%d tokens used, %d consumed and settled in the term by the ledger", used, consumes)
 	}
-	run(c.t, c.t.TempDir(), env, "verify").want(c.t, 0)
+	sum.verified = run(c.t, c.t.TempDir(), env, "verify").want(c.t, 0).stdout
 	c.t.Logf("commands %d (requests %d), acknowledged %d, in the ledger %d, refused %d, unknown %d (%d of them done); answers %v; longest pause %s, slowest answer %s",
 		sum.commands, sum.requests, sum.acknowledged, sum.inLedger, sum.refused, sum.unknown, sum.unknownDone, c.answers,
 		c.longestPause.Round(time.Millisecond), c.slowest.Round(time.Millisecond))
 	return sum
 }
 
-// counts reads pairs of a name and a number.
-func (d database) counts(sql string) map[string]int {
+// entries counts those that the ledger has of the commands of each client, and of what it has beside them by name.
+func (c *clients) entries(db database) (ofClients [][]uint8, others map[string]uint8) {
+	c.t.Helper()
+	ofClients, others = make([][]uint8, len(c.outcomes)), map[string]uint8{}
+	for i, outcomes := range c.outcomes {
+		ofClients[i] = make([]uint8, len(outcomes))
+	}
+	db.each("SELECT coalesce(idempotency_key, metadata ->> 'command') FROM viralpilot.ledger WHERE kind = 'consume'", func(rows pgx.Rows) error {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return err
+		}
+		if numbers, ok := strings.CutPrefix(name, "command-"); ok {
+			client, number, _ := strings.Cut(numbers, "-")
+			i, errI := strconv.Atoi(client)
+			k, errK := strconv.Atoi(number)
+			if errI == nil && errK == nil && i < len(ofClients) && k < len(ofClients[i]) {
+				ofClients[i][k]++
+				return nil
+			}
+		}
+		others[name]++
+		return nil
+	})
+	return ofClients, others
+}
+
+// each reads rows.
+func (d database) each(sql string, row func(pgx.Rows) error) {
 	d.t.Helper()
 	rows, err := d.conn.Query(d.t.Context(), sql)
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	counts := map[string]int{}
-	var name string
-	var n int
+	defer rows.Close()
 	for rows.Next() {
-		if err := rows.Scan(&name, &n); err != nil {
+		if err := row(rows); err != nil {
 			d.t.Fatal(err)
 		}
-		counts[name] = n
 	}
 	if err := rows.Err(); err != nil {
 		d.t.Fatal(err)
 	}
+}
+
+// counts reads pairs of a name and a number.
+func (d database) counts(sql string) map[string]int {
+	d.t.Helper()
+	counts := map[string]int{}
+	d.each(sql, func(rows pgx.Rows) error {
+		var name string
+		var n int
+		if err := rows.Scan(&name, &n); err != nil {
+			return err
+		}
+		counts[name] = n
+		return nil
+	})
 	return counts
 }

@@ -62,7 +62,8 @@ type result struct {
 // run runs the program to its end, in the folder and with nothing but env in its environment.
 func run(t *testing.T, dir string, env []string, args ...string) result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	// Checking a ledger of millions of entries takes a while.
+	ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, args...)
 	var stdout, stderr bytes.Buffer
