@@ -28,7 +28,7 @@ test-faults: dev ## Test what happens when the service, its database or the netw
 	$(GO) test -tags faults -count=1 -timeout 20m -v ./cmd/user-management
 
 # Left out are tests of what PostgreSQL answers to a login, and of which sessions it has: PgBouncer has both in hand.
-test-pgbouncer: dev pgbouncer ## Run the tests of the service by way of a PgBouncer in transaction pooling
+test-pgbouncer: dev pgbouncer curl ## Run the tests of the service by way of a PgBouncer in transaction pooling
 	@bin/dev ensure-postgres
 	TEST_PGBOUNCER=1 $(GO) test -count=1 ./internal/httpapi ./cmd/user-management
 	TEST_PGBOUNCER=1 $(GO) test -count=1 ./internal/postgres ./internal/app \

@@ -2,8 +2,6 @@
 -- is brought to that form. Where it is made here, the rows of the earlier service, whose code wrote to
 -- public.userdata, are taken over unless viralpilot.import_public_userdata is off.
 
--- +goose Up
--- +goose StatementBegin
 DO $$
 DECLARE
     imported bigint;
@@ -75,4 +73,3 @@ BEGIN
     END IF;
 END
 $$;
--- +goose StatementEnd

@@ -1,7 +1,6 @@
 -- What the twelve columns of userdata have no room for. Every primary key begins with the account, so that the
 -- tables can be distributed by it.
 
--- +goose Up
 CREATE TABLE viralpilot.account_state (
     cognito_user_id  VARCHAR(255) PRIMARY KEY REFERENCES viralpilot.userdata ON DELETE CASCADE,
     top_ups          INTEGER NOT NULL DEFAULT 0 CHECK (top_ups >= 0),

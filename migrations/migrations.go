@@ -4,7 +4,8 @@ package migrations
 
 import "embed"
 
-// FS has the files, in the form that goose reads.
+// FS has the files: SQL that one transaction runs as a whole, by the number that its name begins with. Annotations of
+// goose have no meaning in them.
 //
 //go:embed *.sql
 var FS embed.FS

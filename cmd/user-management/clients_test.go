@@ -38,9 +38,9 @@ type clients struct {
 	stopping atomic.Bool
 	running  sync.WaitGroup
 
-	// outcomes has those of the commands of each client, in their order. It is written by the clients and may be read
+	// told is what became of the commands of each client, in their order. It is written by the clients and may be read
 	// after stop.
-	outcomes [][]outcome
+	told [][]told
 
 	mu sync.Mutex
 	// noted are commands that the test has sent.
@@ -69,10 +69,23 @@ const (
 type command struct {
 	account string
 	keyed   bool
-	outcome outcome
+	// resigns is true for one that is not sent again when its first answer is overloaded: nothing was done.
+	resigns bool
+	told
 }
 
-// outcome is a byte, since there may be millions.
+// told is what a caller knows of a command. It is small, since there may be millions.
+type told struct {
+	outcome outcome
+	receipt receipt
+}
+
+// receipt is what an acknowledgement says of the entry, and the ledger too.
+type receipt struct {
+	entry         int64
+	balance, used int32
+}
+
 type outcome uint8
 
 const (
@@ -123,7 +136,7 @@ func startBalancedClients(t *testing.T, n int, replicas ...*service) *clients {
 func newClients(t *testing.T, n int, replicas []*service) *clients {
 	c := &clients{
 		t: t, accounts: richAccounts, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: n}, Timeout: patience},
-		outcomes: make([][]outcome, n), noted: map[string]*command{}, answers: map[string]int{}, answered: map[string]bool{}, lastDone: time.Now(),
+		told: make([][]told, n), noted: map[string]*command{}, answers: map[string]int{}, answered: map[string]bool{}, lastDone: time.Now(),
 	}
 	for _, r := range replicas {
 		c.urls = append(c.urls, r.url)
@@ -152,7 +165,7 @@ func (c *clients) start(n int, replica *service) {
 				name, cmd := c.command(i, k)
 				// Every account at every replica: turns in step with the accounts would keep them apart.
 				c.carryOut(name, &cmd, i+k/c.accounts)
-				c.outcomes[i] = append(c.outcomes[i], cmd.outcome)
+				c.told[i] = append(c.told[i], cmd.told)
 			}
 		})
 	}
@@ -160,7 +173,7 @@ func (c *clients) start(n int, replica *service) {
 
 // command is the command number k of client i.
 func (c *clients) command(i, k int) (name string, cmd command) {
-	cmd = command{account: fmt.Sprint("rich-", (i+k)%c.accounts), keyed: k%4 != 3}
+	cmd = command{account: fmt.Sprint("rich-", (i+k)%c.accounts), keyed: k%4 != 3, resigns: k%8 == 2}
 	if k%8 >= 6 && (i+k)%2 == 0 {
 		cmd.account = poorAccount
 	}
@@ -208,7 +221,7 @@ func (c *clients) carryOut(name string, cmd *command, turn int) {
 	for first := turn; ; turn++ {
 		id := fmt.Sprint(name, "-", turn-first)
 		begin := time.Now()
-		status, code, err := c.send(c.replica(turn), id, name, cmd)
+		status, code, receipt, err := c.send(c.replica(turn), id, name, cmd)
 		nobody := errors.Is(err, syscall.ECONNREFUSED)
 		if c.ready != nil && err != nil && !nobody {
 			c.t.Errorf("%s: %v", name, err)
@@ -228,7 +241,7 @@ func (c *clients) carryOut(name string, cmd *command, turn int) {
 			c.answers[cutOff]++
 		case status == http.StatusOK:
 			c.answers["200"]++
-			cmd.outcome = acknowledged
+			cmd.told = told{acknowledged, receipt}
 			c.done++
 			now := time.Now()
 			c.longestPause, c.lastDone = max(c.longestPause, now.Sub(c.lastDone)), now
@@ -244,7 +257,7 @@ func (c *clients) carryOut(name string, cmd *command, turn int) {
 			}
 			return
 		case err == nil && status == http.StatusPaymentRequired && cmd.account == poorAccount,
-			err == nil && code == "overloaded" && !cmd.keyed,
+			err == nil && code == "overloaded" && (!cmd.keyed || cmd.resigns && turn == first),
 			nobody && !cmd.keyed:
 			c.mu.Lock()
 			cmd.outcome = refused
@@ -281,20 +294,28 @@ func consumeBody(name string) string {
 }
 
 // send sends one request. The error says that there was no complete answer.
-func (c *clients) send(url, id, name string, cmd *command) (status int, code string, err error) {
+func (c *clients) send(url, id, name string, cmd *command) (status int, code string, r receipt, err error) {
 	key := ""
 	if cmd.keyed {
 		key = name
 	}
 	status, text, err := c.exchange(http.MethodPost, url+"/user/"+cmd.account+"/consume-tokens", id, consumeBody(name), key)
-	if err != nil {
-		return 0, "", err
+	if err == nil {
+		code, r, err = readAnswer(text)
 	}
-	var problem struct{ Code string }
-	if err := json.Unmarshal(text, &problem); err != nil {
-		return 0, "", err
+	return status, code, r, err
+}
+
+// readAnswer returns the code of a problem, or what an acknowledgement says.
+func readAnswer(text []byte) (code string, r receipt, err error) {
+	var answer struct {
+		Code      string
+		Entry     int64 `json:"entry_id,string"`
+		Remaining int32 `json:"tokens_remaining"`
+		Used      int32 `json:"tokens_used_this_month"`
 	}
-	return status, problem.Code, nil
+	err = json.Unmarshal(text, &answer)
+	return answer.Code, receipt{answer.Entry, answer.Remaining, answer.Used}, err
 }
 
 // exchange sends one request and reads its answer.
@@ -384,20 +405,29 @@ type tally struct {
 	verified string
 }
 
-// check stops the clients and holds what they were told against the ledger: what was acknowledged is in it once, what
-// was refused is not, and what has a key has an outcome. Then it checks the books.
+// found is what the ledger has of a command.
+type found struct {
+	times   uint8
+	receipt receipt
+}
+
+// check stops the clients and holds what they were told against the ledger: what was acknowledged is in it once and as
+// it was told, what was refused is not, and what has a key has an outcome. Then it checks the books.
 func (c *clients) check(db database, env []string) tally {
 	c.t.Helper()
 	c.stop()
 	entries, others := c.entries(db)
 	sum := tally{requests: c.requests}
-	judge := func(name string, cmd command, n uint8) {
+	judge := func(name string, cmd command, entry found) {
+		n := entry.times
 		sum.commands++
 		switch {
 		case n > 1:
 			c.t.Errorf("%s is in the ledger %d times", name, n)
 		case cmd.outcome == acknowledged && n == 0:
 			c.t.Errorf("%s was acknowledged and is not in the ledger", name)
+		case cmd.outcome == acknowledged && cmd.receipt != entry.receipt:
+			c.t.Errorf("%s was answered with %+v, the ledger has %+v", name, cmd.receipt, entry.receipt)
 		case cmd.outcome == refused && n > 0:
 			c.t.Errorf("%s was refused and is in the ledger", name)
 		case cmd.outcome == unknown && cmd.keyed:
@@ -414,10 +444,10 @@ func (c *clients) check(db database, env []string) tally {
 			sum.unknownDone += int(n)
 		}
 	}
-	for i, outcomes := range c.outcomes {
-		for k, outcome := range outcomes {
+	for i, all := range c.told {
+		for k, told := range all {
 			name, cmd := c.command(i, k)
-			cmd.outcome = outcome
+			cmd.told = told
 			judge(name, cmd, entries[i][k])
 		}
 	}
@@ -442,16 +472,18 @@ func (c *clients) check(db database, env []string) tally {
 	return sum
 }
 
-// entries counts those that the ledger has of the commands of each client, and of what it has beside them by name.
-func (c *clients) entries(db database) (ofClients [][]uint8, others map[string]uint8) {
+// entries returns what the ledger has of the commands of each client, and by name of what it has beside them.
+func (c *clients) entries(db database) (ofClients [][]found, others map[string]found) {
 	c.t.Helper()
-	ofClients, others = make([][]uint8, len(c.outcomes)), map[string]uint8{}
-	for i, outcomes := range c.outcomes {
-		ofClients[i] = make([]uint8, len(outcomes))
+	ofClients, others = make([][]found, len(c.told)), map[string]found{}
+	for i, all := range c.told {
+		ofClients[i] = make([]found, len(all))
 	}
-	db.each("SELECT coalesce(idempotency_key, metadata ->> 'command') FROM viralpilot.ledger WHERE kind = 'consume'", func(rows pgx.Rows) error {
+	db.each(`SELECT coalesce(idempotency_key, metadata ->> 'command'), entry_id, balance_after, used_after
+		FROM viralpilot.ledger WHERE kind = 'consume'`, func(rows pgx.Rows) error {
 		var name string
-		if err := rows.Scan(&name); err != nil {
+		var r receipt
+		if err := rows.Scan(&name, &r.entry, &r.balance, &r.used); err != nil {
 			return err
 		}
 		if numbers, ok := strings.CutPrefix(name, "command-"); ok {
@@ -459,11 +491,11 @@ func (c *clients) entries(db database) (ofClients [][]uint8, others map[string]u
 			i, errI := strconv.Atoi(client)
 			k, errK := strconv.Atoi(number)
 			if errI == nil && errK == nil && i < len(ofClients) && k < len(ofClients[i]) {
-				ofClients[i][k]++
+				ofClients[i][k] = found{ofClients[i][k].times + 1, r}
 				return nil
 			}
 		}
-		others[name]++
+		others[name] = found{others[name].times + 1, r}
 		return nil
 	})
 	return ofClients, others

@@ -131,6 +131,8 @@ func TestWhatNoStandbyHasConfirmedIsNotAcknowledged(t *testing.T) {
 	standby := standbyOf(t, primary)
 	direct := primary.URL("postgres")
 	env := []string{"DATABASE_URL=" + direct, "DB_STATEMENT_TIMEOUT=1s"}
+	// It may be set that warnings are not shown.
+	connect(t, direct).exec("ALTER ROLE postgres SET client_min_messages = 'error'")
 	s := serve(t, env...)
 	s.tester("u")
 	if err := s.consume("u", "before"); err != nil {
@@ -164,6 +166,9 @@ func TestWhatNoStandbyHasConfirmedIsNotAcknowledged(t *testing.T) {
 		{http.MethodPost, consume, body, "before"},
 		{http.MethodPost, consume, body, ""},
 		{http.MethodPut, "/user/u/tier", `{"tier": "basic"}`, ""},
+		{http.MethodPut, "/user/u/tier", `{"tier": "basic"}`, ""},
+		{http.MethodPatch, "/user/u", `{"username": "v"}`, ""},
+		{http.MethodPatch, "/user/u", `{"username": "v"}`, ""},
 		{http.MethodGet, "/user/new", "", ""},
 	} {
 		answered := make(chan struct{})

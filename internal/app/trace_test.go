@@ -129,7 +129,7 @@ func TestATraceHasRouteServiceAndDatabaseUnderTheCallersID(t *testing.T) {
 		}
 	}
 	for _, want := range []string{
-		"POST /user / user.create",
+		"POST /user / user.create / batch start",
 		"PUT /user/{cognito_user_id}/tier / user.tier_change / commit group / batch start",
 		"POST /user/{cognito_user_id}/consume-tokens / user.consume / commit group / batch start",
 		"GET /user/{cognito_user_id}/status / user.account",

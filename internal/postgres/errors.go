@@ -66,13 +66,13 @@ func repeatable(err error) bool {
 	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
-		switch pg.Code {
-		// The third is how PostgreSQL refuses a prepared statement after a migration has changed a type of its answer. The
-		// driver prepares it anew.
-		case sqlSerializationFailure, sqlDeadlockDetected, sqlFeatureNotSupported:
-			return true
-		}
-		return false
+		return pg.Code == sqlSerializationFailure || pg.Code == sqlDeadlockDetected || staleStatement(pg)
 	}
 	return pgconn.SafeToRetry(err)
+}
+
+// staleStatement reports whether PostgreSQL refused a statement because a type of its answer has changed since it was
+// prepared. The code is that of everything that is not supported; its routine is not.
+func staleStatement(pg *pgconn.PgError) bool {
+	return pg.Code == sqlFeatureNotSupported && pg.Routine == "RevalidateCachedQuery"
 }

@@ -41,13 +41,11 @@ type member struct {
 	charges      map[int64]*user.Charge
 
 	// What is to be written: entries wait for their ids.
-	entries []*user.Entry
-	changed map[string]*user.Reservation
-	// stored are those of them that are in the table already.
-	stored    map[string]bool
+	entries   []*user.Entry
+	changed   map[string]*user.Reservation
 	pseudonym string
-	// repeats is true once an update was answered with what an earlier transaction had committed.
-	repeats bool
+	// stored are the reservations that are in the table already.
+	stored map[string]bool
 }
 
 func newGroup(batch []*update) *group {
@@ -242,8 +240,6 @@ func (m *member) run(u *update) (err error) {
 	u.answer = change
 	if !change.Empty() {
 		m.keep(&u.answer)
-	} else if s.Prior != nil || s.Reservation != nil && s.Reservation.Status != user.ReservationOpen {
-		m.repeats = true
 	}
 	return err
 }
@@ -320,11 +316,12 @@ func (g *group) commit(ctx context.Context, conn *pgxpool.Conn) error {
 			queueMove(&b, m.id, m.pseudonym)
 		}
 	}
-	// Where nothing changed there is nothing to wait for. What is answered once more may have been committed without the
-	// word of a standby, though: the row locks make a commit that comes after it and waits for the standby too.
-	how := "commit"
-	if b.Len() == 0 && !slices.ContainsFunc(g.accounts, func(m *member) bool { return m.repeats }) {
-		how = "rollback"
+	// Where all were refused there is nothing to wait for. What succeeds without a change may be a repetition of what was
+	// committed without the word of a standby, though: the row locks make a commit that comes after it and waits for the
+	// standby too.
+	how := "rollback"
+	if b.Len() > 0 || slices.ContainsFunc(g.accounts, func(m *member) bool { return slices.Contains(m.outcomes, nil) }) {
+		how = "commit"
 	}
 	return end(ctx, conn, &b, how)
 }
@@ -332,6 +329,7 @@ func (g *group) commit(ctx context.Context, conn *pgxpool.Conn) error {
 // end sends the batch and ends the transaction with it, by "commit" or "rollback". Unless it returns nil or
 // errOutcomeUnknown, nothing was done.
 func end(ctx context.Context, conn *pgxpool.Conn, b *pgx.Batch, how string) error {
+	forgetUnconfirmed(conn)
 	var tag pgconn.CommandTag
 	b.Queue(how).Exec(func(ct pgconn.CommandTag) error {
 		tag = ct
@@ -344,7 +342,7 @@ func end(ctx context.Context, conn *pgxpool.Conn, b *pgx.Batch, how string) erro
 		return fmt.Errorf("%s answered %s", how, tag)
 	case err == nil:
 		return unconfirmed(conn)
-	case errors.As(err, &pg) && pg.Severity != "FATAL" && pg.Severity != "PANIC", pgconn.SafeToRetry(err):
+	case errors.As(err, &pg) && pg.SeverityUnlocalized != "FATAL" && pg.SeverityUnlocalized != "PANIC", pgconn.SafeToRetry(err):
 		return err
 	case how == "rollback":
 		return notDone(err)

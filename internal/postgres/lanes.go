@@ -148,6 +148,8 @@ type update = call[change, user.Change]
 type change struct {
 	ref   user.Ref
 	apply func(user.State) (user.Change, error)
+	// uncertain is true once it was part of a commit of which the outcome is not known.
+	uncertain bool
 }
 
 // countsOnce reports whether the change may be run again when it is not known whether it was committed: its key, or the
@@ -239,7 +241,8 @@ const (
 	patient
 )
 
-// hurriedLockTimeout is long enough for every transaction of ours, which does nothing between its lock and its end.
+// hurriedLockTimeout is long enough for every transaction of ours, which between its lock and its end waits for nothing but
+// the disk and, where there is one, the standby.
 const hurriedLockTimeout = 100 * time.Millisecond
 
 // serveAside serves updates of one account past its lane, because somebody else seems to keep its row locked: they may
@@ -250,9 +253,7 @@ func (s *Store) serveAside(ctx context.Context, accountID string, updates []*upd
 	select {
 	case s.aside <- struct{}{}:
 	default: // enough connections wait for locks
-		for _, u := range updates {
-			u.finish(user.Change{}, user.ErrOverloaded)
-		}
+		fail(updates, user.ErrOverloaded)
 		return
 	}
 	s.waiting.Go(func() {
@@ -296,10 +297,11 @@ func (s *Store) serveAgain(ctx context.Context, batch []*update, repeat bool, wa
 		repeat = repeat && !errors.Is(err, errUnconfirmed) && !errors.Is(err, context.DeadlineExceeded)
 		var again []*update
 		for _, u := range batch {
+			u.request.uncertain = true
 			if repeat && u.request.countsOnce() {
 				again = append(again, u)
 			} else {
-				u.finish(user.Change{}, user.ErrDatabaseUnavailable.Because(err))
+				fail([]*update{u}, err)
 			}
 		}
 		if len(again) > 0 {
@@ -323,7 +325,17 @@ func (s *Store) serveAgain(ctx context.Context, batch []*update, repeat bool, wa
 		s.serveAgain(ctx, batch[:len(batch)/2], repeat, wait)
 		s.serveAgain(ctx, batch[len(batch)/2:], repeat, wait)
 	default:
-		for _, u := range batch {
+		fail(batch, err)
+	}
+}
+
+// fail finishes updates that no transaction could serve. Of one that an earlier transaction may have done nobody can say
+// that nothing was done.
+func fail(updates []*update, err error) {
+	for _, u := range updates {
+		if u.request.uncertain {
+			u.finish(user.Change{}, user.ErrDatabaseUnavailable.Because(err))
+		} else {
 			u.finish(user.Change{}, err)
 		}
 	}
@@ -335,8 +347,8 @@ func lockTimeout(err error) bool {
 	return errors.As(err, &pg) && pg.Code == sqlLockNotAvailable
 }
 
-// commitGroup runs a batch in one transaction, which the statements begin. It finishes the updates only when it returns nil; otherwise nothing
-// was done, unless the error is errOutcomeUnknown.
+// commitGroup runs a batch in one transaction, which the statements begin. It finishes the updates only when it returns
+// nil; otherwise nothing was done, unless the error is errOutcomeUnknown.
 func commitGroup(ctx context.Context, conn *pgxpool.Conn, batch []*update, begin []string) error {
 	g := newGroup(batch)
 	err := func() error {

@@ -78,3 +78,52 @@ func TestAnAccountWhoseCommitIsNotAnswered(t *testing.T) {
 	_, err = s.Create(t.Context(), user.NewAccount{ID: "u"})
 	wantError(t, err, user.ErrUserExists)
 }
+
+func TestAReservationWithoutAnEntryWhoseCommitIsNotAnswered(t *testing.T) {
+	t.Parallel()
+	dsn := localpgtest.New(t)
+	proxy := localpgtest.NewProxy(t, dsn)
+	s, db := service(t, open(t, proxy.URL())), connect(t, dsn)
+	create(t, s.Store, "u", 0)
+	if _, err := s.ChangeTier(t.Context(), "u", user.ChangeTier{Tier: user.TierAdmin}); err != nil {
+		t.Fatal(err)
+	}
+	lost := proxy.At(localpgtest.Answer("commit"), localpgtest.Cut, 1)
+	made, err := s.Reserve(t.Context(), "u", user.Reserve{Tokens: 5, TTL: user.DefaultHold, Meta: user.Meta{IdempotencyKey: "k"}})
+	if err != nil || lost.Left() != 0 {
+		t.Fatalf("%v", err)
+	}
+	if n := query[int](db, "SELECT count(*) FROM viralpilot.reservations WHERE reservation_id = $1", made.Reservation.ID); n != 1 {
+		t.Errorf("made %d times", n)
+	}
+}
+
+// Whoever is told "overloaded" may rely on it that nothing was done.
+func TestACommitThatIsNotAnsweredAndCannotBeLookedUp(t *testing.T) {
+	t.Parallel()
+	dsn := localpgtest.New(t)
+	proxy := localpgtest.NewProxy(t, dsn)
+	store, db, rival := open(t, proxy.URL()), connect(t, dsn), connect(t, dsn)
+	create(t, store, "u", 100)
+	pass := db.gate()
+	consumed := background(t, func() error {
+		_, err := service(t, store).Consume(t.Context(), "u", user.Consume{Tokens: 1, Meta: user.Meta{IdempotencyKey: "k"}})
+		return err
+	})
+	db.awaitGated()
+	// It gets the row as soon as the commit is done, and keeps it.
+	locked := background(t, func() error {
+		_, err := rival.conn.Exec(t.Context(), "BEGIN; SELECT FROM viralpilot.userdata FOR UPDATE")
+		return err
+	})
+	db.awaitLockWaiters(1)
+	lost := proxy.At(localpgtest.Answer("commit"), localpgtest.Cut, 1)
+	pass()
+	if err := <-locked; err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, <-consumed, user.ErrDatabaseUnavailable)
+	if n := query[int](db, "SELECT count(*) FROM viralpilot.ledger WHERE kind = 'consume'"); n != 1 || lost.Left() != 0 {
+		t.Errorf("done %d times", n)
+	}
+}

@@ -43,7 +43,7 @@ func migrate(ctx context.Context, cfg *pgx.ConnConfig, importPublic bool, log *s
 	cfg = cfg.Copy()
 	cfg.Tracer = nil
 	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { log.Info("migration: " + n.Message) }
-	unlock, err := lockMigrations(ctx, cfg)
+	unlock, err := lockMigrations(ctx, cfg, log)
 	if err != nil {
 		return fmt.Errorf("migration lock: %w", err)
 	}
@@ -61,6 +61,9 @@ func migrate(ctx context.Context, cfg *pgx.ConnConfig, importPublic bool, log *s
 	pause := 250 * time.Millisecond
 	for deadline := time.Now().Add(tablePatience); ; {
 		applied, err := provider.Up(ctx)
+		if partly := (*goose.PartialError)(nil); errors.As(err, &partly) {
+			applied = partly.Applied
+		}
 		for _, m := range applied {
 			log.Info("migration applied", "version", m.Source.Version, "duration", m.Duration)
 		}
@@ -83,7 +86,7 @@ func migrate(ctx context.Context, cfg *pgx.ConnConfig, importPublic bool, log *s
 // lockMigrations keeps other replicas from migrating until the lock is given back. It is held by a transaction, since a
 // pooler may give the next statement of a session that has none to another session. Whoever waits for it holds nothing
 // meanwhile: the one that has it may need the last session of a pooler.
-func lockMigrations(ctx context.Context, cfg *pgx.ConnConfig) (unlock func() error, err error) {
+func lockMigrations(ctx context.Context, cfg *pgx.ConnConfig, log *slog.Logger) (unlock func() error, err error) {
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, err
@@ -95,7 +98,8 @@ func lockMigrations(ctx context.Context, cfg *pgx.ConnConfig) (unlock func() err
 		return conn.Close(closing)
 	}
 	begin := pgx.TxOptions{BeginQuery: strings.Join(append([]string{"begin"}, limits("LOCAL", 0, 0)...), "; ")}
-	for deadline := time.Now().Add(migrationLockWait); ; {
+	deadline := time.Now().Add(migrationLockWait)
+	for first := true; ; first = false {
 		var locked bool
 		tx, err := conn.BeginTx(ctx, begin)
 		if err == nil {
@@ -112,6 +116,9 @@ func lockMigrations(ctx context.Context, cfg *pgx.ConnConfig) (unlock func() err
 		}
 		if err != nil {
 			return nil, errors.Join(err, unlock())
+		}
+		if first {
+			log.Info("waiting for another replica that migrates")
 		}
 		select {
 		case <-ctx.Done():

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/viralpilot/user-management/internal/localpg/localpgtest"
 	"github.com/viralpilot/user-management/internal/postgres"
 	"github.com/viralpilot/user-management/internal/user"
+	"github.com/viralpilot/user-management/migrations"
 )
 
 // readmeTable is the table as the earlier service's README gives it, word for word.
@@ -98,6 +100,24 @@ func TestUserdataIsTheTableOfTheEarlierREADME(t *testing.T) {
 		open(t, url)
 		check(t, connect(t, url))
 	})
+}
+
+func TestMigrationsAreSQLAndNothingElse(t *testing.T) {
+	t.Parallel()
+	files, err := fs.Glob(migrations.FS, "*.sql")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, name := range files {
+		text, err := migrations.FS.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A way back would be run on the way forward.
+		if strings.Contains(string(text), "+goose") {
+			t.Errorf("%s has an annotation of goose, which has no meaning here", name)
+		}
+	}
 }
 
 func TestReplicasThatStartAtOnceMakeOneSchema(t *testing.T) {

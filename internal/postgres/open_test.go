@@ -131,6 +131,22 @@ func TestOpenGivesUpAfterTheConnectTimeout(t *testing.T) {
 	}
 }
 
+func TestOpenFindsTheHostThatAnswers(t *testing.T) {
+	t.Parallel()
+	dsn := localpgtest.New(t)
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// More hosts that accept and say nothing than one attempt has patience for at once.
+	silent := listen(t).Addr().String()
+	u.Host = silent + "," + silent + "," + u.Host
+	u.RawQuery += "&connect_timeout=3&target_session_attrs=read-write"
+	if err := open(t, u.String()).Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestOpenEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	nobody := listen(t)
@@ -162,6 +178,20 @@ func TestPing(t *testing.T) {
 		if err := open(t, localpgtest.New(t)).Ping(t.Context()); err != nil {
 			t.Error(err)
 		}
+	})
+	t.Run("is nil again as soon as the database answers again", func(t *testing.T) {
+		t.Parallel()
+		proxy := localpgtest.NewProxy(t, localpgtest.New(t))
+		store := open(t, proxy.URL())
+		proxy.At(localpgtest.Before("-- ping"), localpgtest.Mute, 1)
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		wantError(t, store.Ping(ctx), user.ErrDatabaseUnavailable)
+		begin := time.Now()
+		if err := store.Ping(t.Context()); err != nil || time.Since(begin) > 5*time.Second {
+			t.Errorf("after %s: %v", time.Since(begin), err)
+		}
+		proxy.CutAll()
 	})
 	t.Run("says that the database is gone", func(t *testing.T) {
 		t.Parallel()

@@ -83,8 +83,7 @@ func parse(o Options) (*pgxpool.Config, error) {
 		return nil, errors.New("DATABASE_URL is not a PostgreSQL URL")
 	}
 	cfg.MaxConns, cfg.MinConns = o.MaxConns, o.MinConns
-	// An idle connection to a host that has vanished is found out before a request is lost on it.
-	cfg.PingTimeout = time.Second
+	cfg.ShouldPing = noteRest
 	conn := cfg.ConnConfig
 	conn.ConnectTimeout = cmp.Or(conn.ConnectTimeout, connectTimeout)
 	conn.RuntimeParams["timezone"] = "UTC"
@@ -143,8 +142,10 @@ func waitFor(ctx context.Context, conn *pgx.ConnConfig, timeout time.Duration, l
 	at := addresses(conn)
 	deadline := time.Now().Add(timeout)
 	pause := 50 * time.Millisecond
-	for attempt := 1; ; attempt++ {
-		pooled, err := greet(ctx, conn, min(5*time.Second, time.Until(deadline)))
+	for first := true; ; first = false {
+		// Long enough for each host to be given up.
+		attempt := time.Duration(1+len(conn.Fallbacks))*conn.ConnectTimeout + 2*time.Second
+		pooled, err := greet(ctx, conn, min(attempt, time.Until(deadline)))
 		var refused *pgconn.PgError
 		switch {
 		case err == nil:
@@ -160,7 +161,7 @@ func waitFor(ctx context.Context, conn *pgx.ConnConfig, timeout time.Duration, l
 		case time.Now().Add(pause).After(deadline):
 			return false, fmt.Errorf("no database answers on %s within %s (%s): start it or correct DATABASE_URL", at, timeout, reason(err))
 		}
-		if attempt == 1 {
+		if first {
 			log.Info("waiting for the database", "address", at, "reason", reason(err))
 		}
 		select {

@@ -9,7 +9,10 @@ import (
 
 // With synchronous replication PostgreSQL answers a COMMIT once a standby has it. When somebody cancels that wait, the
 // transaction is committed all the same but perhaps on this server only, and would be lost with it. PostgreSQL says so
-// in a warning and nowhere else.
+// in a warning and nowhere else, which the settings of a role could suppress.
+
+// showWarnings is a setting of the session, or with "LOCAL" of a transaction.
+const showWarnings = "client_min_messages = warning"
 
 // syncWait is the routine of PostgreSQL that the warning names; its text depends on the server's language.
 const syncWait = "SyncRepWaitForLSN"
@@ -24,14 +27,15 @@ func noteUnconfirmed(conn *pgconn.PgConn, n *pgconn.Notice) {
 	}
 }
 
-// unconfirmed is errUnconfirmed when a commit of the connection has come back without the standby's word since it was
-// last asked.
+// forgetUnconfirmed is called before a commit, and unconfirmed after it: errUnconfirmed when it has come back without the
+// standby's word.
+func forgetUnconfirmed(conn *pgxpool.Conn) {
+	delete(conn.Conn().PgConn().CustomData(), unconfirmedCommit)
+}
+
 func unconfirmed(conn *pgxpool.Conn) error {
-	data := conn.Conn().PgConn().CustomData()
-	warning, ok := data[unconfirmedCommit]
-	if !ok {
-		return nil
+	if warning, ok := conn.Conn().PgConn().CustomData()[unconfirmedCommit]; ok {
+		return fmt.Errorf("%w: %s", errUnconfirmed, warning)
 	}
-	delete(data, unconfirmedCommit)
-	return fmt.Errorf("%w: %s", errUnconfirmed, warning)
+	return nil
 }

@@ -158,11 +158,13 @@ const (
 		FROM unnest($1::text[], $2::integer[], $3::integer[], $4::timestamptz[]) AS n (id, top_ups, reserved, expiry)
 		WHERE s.cognito_user_id = n.id`
 
+	// One that is there already was made by the same command, which is run again because its commit was not answered.
 	insertReservations = `INSERT INTO viralpilot.reservations (cognito_user_id, ` + reservationColumns + `)
 		SELECT id, reservation::uuid, status, tokens, charged, returned, shortfall, carried, top_up, created, expires, closed, used
 		FROM unnest($1::text[], $2::text[], $3::text[], $4::integer[], $5::integer[], $6::integer[], $7::integer[], $8::boolean[],
 				$9::integer[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[], $13::integer[])
-			AS n (id, reservation, status, tokens, charged, returned, shortfall, carried, top_up, created, expires, closed, used)`
+			AS n (id, reservation, status, tokens, charged, returned, shortfall, carried, top_up, created, expires, closed, used)
+		ON CONFLICT (cognito_user_id, reservation_id) DO NOTHING`
 
 	// What was set aside, and until when, never changes.
 	updateReservations = `UPDATE viralpilot.reservations r SET status = n.status, tokens_charged = n.charged,

@@ -82,7 +82,7 @@ func Connect(ctx context.Context, o Options) (*Store, error) {
 		}
 	}
 	lockTimeout := min(o.StatementTimeout, time.Second)
-	sessionLimits := strings.Join(append(limits("", o.StatementTimeout, lockTimeout), keepalives), "; ")
+	sessionLimits := strings.Join(append(limits("", o.StatementTimeout, lockTimeout), keepalives, "SET "+showWarnings), "; ")
 	alone := cfg.Copy()
 	alone.MaxConns, alone.MinConns = 1, 0
 	cfg.ConnConfig.Tracer = o.Tracer
@@ -101,8 +101,11 @@ func Connect(ctx context.Context, o Options) (*Store, error) {
 	}
 	s.begin[patient], s.begin[hurried] = []string{"begin"}, []string{"begin"}
 	if mode == QueryModeTransaction {
-		s.begin[patient] = append(s.begin[patient], limits("LOCAL", o.StatementTimeout, lockTimeout)...)
-		s.begin[hurried] = append(s.begin[hurried], limits("LOCAL", o.StatementTimeout, hurriedLockTimeout)...)
+		s.begin[patient] = append(limits("LOCAL", o.StatementTimeout, lockTimeout), "SET LOCAL "+showWarnings)
+		s.begin[hurried] = append(limits("LOCAL", o.StatementTimeout, hurriedLockTimeout), "SET LOCAL "+showWarnings)
+		for wait := range s.begin {
+			s.begin[wait] = append([]string{"begin"}, s.begin[wait]...)
+		}
 	} else {
 		s.begin[hurried] = append(s.begin[hurried], limit("LOCAL", "lock_timeout", hurriedLockTimeout))
 	}
@@ -140,7 +143,12 @@ func (s *Store) Stat() *pgxpool.Stat { return s.pool.Stat() }
 
 // Ping asks the database for a sign of life within ctx, also while the pool is used up.
 func (s *Store) Ping(ctx context.Context) error {
-	if err := s.probe.Ping(ctx); err != nil {
+	conn, err := s.probe.Acquire(ctx)
+	if err == nil {
+		err = conn.Ping(ctx)
+		release(conn)
+	}
+	if err != nil {
 		return user.ErrDatabaseUnavailable.Because(err)
 	}
 	return nil
@@ -334,7 +342,7 @@ func (s *Store) Update(ctx context.Context, ref user.Ref, apply func(user.State)
 	if !validText(ref.IdempotencyKey) || !validText(ref.ReservationID) {
 		return user.Change{}, user.ErrValidation
 	}
-	return s.updates.do(ctx, ref.AccountID, change{ref, apply})
+	return s.updates.do(ctx, ref.AccountID, change{ref: ref, apply: apply})
 }
 
 // work runs f on a connection of the pool, again when it certainly did nothing and may succeed. The caller's context
@@ -352,9 +360,13 @@ func (s *Store) work(ctx context.Context, f func(context.Context, *pgxpool.Conn)
 			defer cancel()
 			err := f(working, conn)
 			var pg *pgconn.PgError
-			if errors.As(err, &pg) && pg.Code == sqlReadOnlyTransaction {
+			switch {
+			case !errors.As(err, &pg):
+			case pg.Code == sqlReadOnlyTransaction:
 				// After a fail-over another server may be the one that takes writes: a new connection finds out.
 				err = errors.Join(err, conn.Conn().Close(working))
+			case staleStatement(pg):
+				s.pool.Reset() // the other connections have it as well
 			}
 			return err
 		}()
@@ -380,16 +392,46 @@ func release(conn *pgxpool.Conn) {
 func (s *Store) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	waiting, cancel := context.WithTimeout(ctx, s.acquireTimeout)
 	defer cancel()
-	conn, err := s.pool.Acquire(waiting)
-	if err == nil {
-		return conn, nil
+	for {
+		conn, err := s.pool.Acquire(waiting)
+		if err == nil {
+			if alive(waiting, conn) {
+				return conn, nil
+			}
+			release(conn)
+			continue
+		}
+		// Idle ones are on their way from one update to the next that waits.
+		stat := s.pool.Stat()
+		if full := stat.AcquiredConns()+stat.IdleConns() == stat.MaxConns(); full && errors.Is(err, context.DeadlineExceeded) {
+			return nil, user.ErrOverloaded.Because(err)
+		}
+		return nil, user.ErrDatabaseUnavailable.Because(fmt.Errorf("acquire a connection: %w", err))
 	}
-	// Idle ones are on their way from one update to the next that waits.
-	stat := s.pool.Stat()
-	if full := stat.AcquiredConns()+stat.IdleConns() == stat.MaxConns(); full && errors.Is(err, context.DeadlineExceeded) {
-		return nil, user.ErrOverloaded.Because(err)
+}
+
+// hasRested is where a connection keeps that it was unused for a while before it was acquired.
+const hasRested = "has rested"
+
+// noteRest is the pool's question whether to try a connection out. The pool itself would keep the place of one that is
+// dead.
+func noteRest(_ context.Context, p pgxpool.ShouldPingParams) bool {
+	if p.IdleDuration > time.Second {
+		p.Conn.PgConn().CustomData()[hasRested] = true
 	}
-	return nil, user.ErrDatabaseUnavailable.Because(fmt.Errorf("acquire a connection: %w", err))
+	return false
+}
+
+// alive tries a connection out that has rested: its server may be gone.
+func alive(ctx context.Context, conn *pgxpool.Conn) bool {
+	data := conn.Conn().PgConn().CustomData()
+	if _, rested := data[hasRested]; !rested {
+		return true
+	}
+	delete(data, hasRested)
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	return conn.Ping(ctx) == nil
 }
 
 // queueOne queues a query for at most one row, to be found at dst.

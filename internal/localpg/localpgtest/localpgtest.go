@@ -152,8 +152,12 @@ func fresh(t testing.TB, migrated bool) string {
 func (d *databases) start() error {
 	d.once.Do(func() {
 		d.prefix = "test_" + strings.ToLower(rand.Text()[:10]) + "_"
-		if d.admin = os.Getenv("TEST_DATABASE_URL"); d.admin == "" {
+		d.admin = os.Getenv("TEST_DATABASE_URL")
+		switch {
+		case d.admin == "":
 			d.startErr = d.startServer()
+		case os.Getenv("TEST_PGBOUNCER") != "":
+			d.startErr = errors.New("TEST_PGBOUNCER is for servers of our own, and TEST_DATABASE_URL is set")
 		}
 	})
 	return d.startErr
