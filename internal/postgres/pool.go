@@ -95,18 +95,18 @@ func parse(o Options) (*pgxpool.Config, error) {
 }
 
 // open makes the pool; it connects to nothing yet.
-func open(cfg *pgxpool.Config, mode QueryMode, sessionLimits string) (*pgxpool.Pool, error) {
-	if mode == QueryModeTransaction {
+func open(cfg *pgxpool.Config, s settings) (*pgxpool.Pool, error) {
+	if s.mode == QueryModeTransaction {
 		cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	}
 	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		conn.TypeMap().RegisterType(&pgtype.Type{
 			Name: "timestamptz", OID: pgtype.TimestamptzOID, Codec: &pgtype.TimestamptzCodec{ScanLocation: time.UTC},
 		})
-		if mode == QueryModeTransaction {
+		if s.session == "" {
 			return nil
 		}
-		_, err := conn.Exec(ctx, sessionLimits)
+		_, err := conn.Exec(ctx, s.session)
 		return err
 	}
 	// Creating the pool starts connecting in the background; an error here is one of the settings.
@@ -115,6 +115,30 @@ func open(cfg *pgxpool.Config, mode QueryMode, sessionLimits string) (*pgxpool.P
 		return nil, fmt.Errorf("database pool: %w", err)
 	}
 	return pool, nil
+}
+
+// settings are what a session is told once, or each transaction where sessions do not last.
+type settings struct {
+	mode QueryMode
+	// session are the statements for a new connection; empty for none.
+	session string
+	// begin are the statements that begin a transaction, by how it waits for locked rows.
+	begin [2][]string
+}
+
+func newSettings(mode QueryMode, statementTimeout time.Duration) settings {
+	lockTimeout := min(statementTimeout, time.Second)
+	if mode == QueryModeTransaction {
+		begin := func(lockTimeout time.Duration) []string {
+			return append([]string{"begin", "SET LOCAL " + showWarnings}, limits("LOCAL", statementTimeout, lockTimeout)...)
+		}
+		return settings{mode: mode, begin: [2][]string{patient: begin(lockTimeout), hurried: begin(hurriedLockTimeout)}}
+	}
+	return settings{
+		mode:    mode,
+		session: strings.Join(append(limits("", statementTimeout, lockTimeout), keepalives, "SET "+showWarnings), "; "),
+		begin:   [2][]string{patient: {"begin"}, hurried: {"begin", limit("LOCAL", "lock_timeout", hurriedLockTimeout)}},
+	}
 }
 
 // limits are statements that set the time-outs: of the session, or with the scope LOCAL of the transaction. They are no

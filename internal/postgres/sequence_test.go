@@ -22,10 +22,14 @@ import (
 func TestSequencesThroughTheStore(t *testing.T) {
 	t.Parallel()
 	const sequences, atOnce = 64, 16
-	for name, mode := range map[string]struct{ replicas, batchMax int }{
+	for name, mode := range map[string]struct {
+		replicas, batchMax int
+		query              postgres.QueryMode
+	}{
 		"each update by its own":       {replicas: 1, batchMax: 1},
 		"in groups":                    {replicas: 1, batchMax: 256},
 		"in groups, from two replicas": {replicas: 2, batchMax: 256},
+		"as behind a pooler":           {replicas: 1, batchMax: 256, query: postgres.QueryModeTransaction},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -37,7 +41,9 @@ func TestSequencesThroughTheStore(t *testing.T) {
 			t.Cleanup(direct.Close)
 			subject := &subject{direct: direct}
 			for range mode.replicas {
-				subject.replicas = append(subject.replicas, open(t, url, func(o *postgres.Options) { o.WriteBatchMax = mode.batchMax }))
+				subject.replicas = append(subject.replicas, open(t, url, func(o *postgres.Options) {
+					o.WriteBatchMax, o.QueryMode = mode.batchMax, mode.query
+				}))
 			}
 			seed := rand.IntN(1 << 30)
 			t.Logf("seeds from %d", seed)

@@ -32,8 +32,7 @@ type Store struct {
 	waiting   sync.WaitGroup
 	observer  Observer
 	groupSpan func([]context.Context) (context.Context, func())
-	// begin are the statements that begin a transaction, by how it waits for locked rows.
-	begin [2][]string
+	begin     [2][]string // of settings
 	// probe has one connection of its own: a pool that is used up does not make the database look dead.
 	probe *pgxpool.Pool
 }
@@ -73,41 +72,30 @@ func Connect(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	mode := o.QueryMode
-	if mode == "" || mode == QueryModeAuto {
+	mode := cmp.Or(o.QueryMode, QueryModeAuto)
+	if mode == QueryModeAuto {
 		mode = QueryModeSession
 		if pooled {
 			mode = QueryModeTransaction
 			o.Log.Info("a pooler stands in front of the database: nothing is prepared or set for longer than a transaction")
 		}
 	}
-	lockTimeout := min(o.StatementTimeout, time.Second)
-	sessionLimits := strings.Join(append(limits("", o.StatementTimeout, lockTimeout), keepalives, "SET "+showWarnings), "; ")
+	settings := newSettings(mode, o.StatementTimeout)
 	alone := cfg.Copy()
 	alone.MaxConns, alone.MinConns = 1, 0
 	cfg.ConnConfig.Tracer = o.Tracer
-	pool, err := open(cfg, mode, sessionLimits)
+	pool, err := open(cfg, settings)
 	if err != nil {
 		return nil, err
 	}
-	probe, err := open(alone, mode, sessionLimits)
+	probe, err := open(alone, settings)
 	if err != nil {
 		pool.Close()
 		return nil, err
 	}
 	s := &Store{
 		pool: pool, probe: probe, acquireTimeout: o.AcquireTimeout, workTimeout: 2 * o.StatementTimeout,
-		observer: o.Observer, groupSpan: o.GroupSpan,
-	}
-	s.begin[patient], s.begin[hurried] = []string{"begin"}, []string{"begin"}
-	if mode == QueryModeTransaction {
-		s.begin[patient] = append(limits("LOCAL", o.StatementTimeout, lockTimeout), "SET LOCAL "+showWarnings)
-		s.begin[hurried] = append(limits("LOCAL", o.StatementTimeout, hurriedLockTimeout), "SET LOCAL "+showWarnings)
-		for wait := range s.begin {
-			s.begin[wait] = append([]string{"begin"}, s.begin[wait]...)
-		}
-	} else {
-		s.begin[hurried] = append(s.begin[hurried], limit("LOCAL", "lock_timeout", hurriedLockTimeout))
+		observer: o.Observer, groupSpan: o.GroupSpan, begin: settings.begin,
 	}
 	if s.observer == nil {
 		s.observer = nobody{}
