@@ -124,12 +124,19 @@ func TestTheProxyGivesRequestsToHealthyReplicas(t *testing.T) {
 			"DATABASE_URL=" + dsn, "SERVICE_HOST=" + host, "SERVICE_PORT=" + port, "SHUTDOWN_DELAY=3s", "LOG_REQUESTS=errors",
 		}, binary))
 	}
+	c := newClient(t)
+	// The proxy takes all that it finds for healthy until it has looked, and compose starts it after them.
+	for _, url := range urls {
+		await(t, "a replica is healthy", func() bool {
+			status, _, err := c.get(url + "/health")
+			return err == nil && status == http.StatusOK
+		})
+	}
 	listen := "127.0.0.1:" + strconv.Itoa(freePort(t))
 	environment := append(os.Environ(), "LISTEN="+listen, "REPLICAS=user-management:"+port,
 		"RESOLVER="+serveDNS(t, [4]byte{127, 0, 1, 1}, [4]byte{127, 0, 1, 2}, [4]byte{127, 0, 1, 3}))
 	run(t, environment, "haproxy", "-db", "-f", "haproxy.cfg")
 
-	c := newClient(t)
 	proxy := &replica{t: t, url: "http://" + listen}
 	// answered reports whether a replica has answered a request for a status.
 	answered := func(url string) bool {

@@ -30,7 +30,7 @@ const (
 	// migrationLockWait is how long a replica waits for another one that migrates, migrationLockPause how long it waits to
 	// ask again.
 	migrationLockWait  = 5 * time.Minute
-	migrationLockPause = 100 * time.Millisecond
+	migrationLockPause = 20 * time.Millisecond
 	// tableLockWait is how long a migration waits for a table. Whoever comes after it waits with it, so it gives up before
 	// they do and tries again, for tablePatience in all.
 	tableLockWait = hurriedLockTimeout * 3 / 4
