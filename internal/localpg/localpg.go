@@ -103,11 +103,14 @@ func New(opts Options) (*Server, error) {
 
 // URL returns the connection string of the named database for the superuser,
 // whose own database is "postgres".
-func (s *Server) URL(database string) string {
+func (s *Server) URL(database string) string { return loopback(s.port, s.password, database) }
+
+// loopback is the connection string of the superuser on a port of this machine.
+func loopback(port int, password, database string) string {
 	u := url.URL{
 		Scheme:   "postgresql",
-		User:     url.UserPassword(superuser, s.password),
-		Host:     net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)),
+		User:     url.UserPassword(superuser, password),
+		Host:     net.JoinHostPort("127.0.0.1", strconv.Itoa(port)),
 		Path:     "/" + database,
 		RawQuery: "sslmode=disable",
 	}
@@ -151,7 +154,7 @@ func (s *Server) Start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := s.awaitReady(ctx, proc); err != nil {
+	if err := awaitReady(ctx, s.URL(superuser), "the PostgreSQL server", proc); err != nil {
 		return err
 	}
 	s.proc, s.lock = proc, lock
@@ -440,11 +443,11 @@ func programEnv() []string {
 	return append(env, "LC_ALL=C")
 }
 
-// awaitReady waits until the server accepts connections. Where it returns an
-// error, the server has ended.
-func (s *Server) awaitReady(ctx context.Context, proc *process) error {
+// awaitReady waits until what listens at the URL accepts connections. Where it
+// returns an error, the process that is to listen there has ended.
+func awaitReady(ctx context.Context, url, name string, proc *process) error {
 	for {
-		conn, err := pgx.Connect(ctx, s.URL(superuser))
+		conn, err := pgx.Connect(ctx, url)
 		if err == nil {
 			err = conn.Close(ctx)
 		}
@@ -453,9 +456,9 @@ func (s *Server) awaitReady(ctx context.Context, proc *process) error {
 		}
 		select {
 		case <-proc.done:
-			return proc.failure("the PostgreSQL server")
+			return proc.failure(name)
 		case <-ctx.Done():
-			err := fmt.Errorf("the PostgreSQL server does not accept connections: %w\n%s", context.Cause(ctx), proc.lastLines())
+			err := fmt.Errorf("%s does not accept connections: %w\n%s", name, context.Cause(ctx), proc.lastLines())
 			return errors.Join(err, proc.stop())
 		case <-time.After(pollInterval):
 		}

@@ -5,14 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // PgBouncer is a PgBouncer in front of a Server, in transaction pooling: each
@@ -60,7 +56,7 @@ func (s *Server) StartPgBouncer(ctx context.Context) (*PgBouncer, error) {
 	if b.proc, err = launch(cmd, log.Name()); err != nil {
 		return nil, err
 	}
-	if err := b.awaitReady(ctx); err != nil {
+	if err := awaitReady(ctx, b.URL(superuser), "pgbouncer", b.proc); err != nil {
 		return nil, err
 	}
 	return b, nil
@@ -89,36 +85,9 @@ max_client_conn = 1000
 `, b.server.port, b.port, users), 0o600)
 }
 
-func (b *PgBouncer) awaitReady(ctx context.Context) error {
-	for {
-		conn, err := pgx.Connect(ctx, b.URL(superuser))
-		if err == nil {
-			err = conn.Close(ctx)
-		}
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-b.proc.done:
-			return b.proc.failure("pgbouncer")
-		case <-ctx.Done():
-			err := fmt.Errorf("pgbouncer does not pass connections on: %w\n%s", context.Cause(ctx), b.proc.lastLines())
-			return errors.Join(err, b.proc.kill())
-		case <-time.After(pollInterval):
-		}
-	}
-}
-
 // URL returns the connection string by way of PgBouncer for the superuser.
 func (b *PgBouncer) URL(database string) string {
-	u := url.URL{
-		Scheme:   "postgresql",
-		User:     url.UserPassword(superuser, b.server.password),
-		Host:     b.Address(),
-		Path:     "/" + database,
-		RawQuery: "sslmode=disable",
-	}
-	return u.String()
+	return loopback(b.port, b.server.password, database)
 }
 
 // Address is the host and the port of PgBouncer.
