@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/viralpilot/user-management/internal/localpg/localpgtest"
 )
 
 // clients are callers who spend tokens while something happens to the service or to its database. Three of four
@@ -195,7 +197,7 @@ func (c *clients) watch(i int) {
 // awaitReady waits until the balancer gives requests to a replica, or no longer does.
 func (c *clients) awaitReady(i int, ready bool) {
 	c.t.Helper()
-	await(c.t, fmt.Sprintf("replica %d is ready: %t", i, ready), func() bool { return c.ready[i].Load() == ready })
+	localpgtest.Await(c.t, fmt.Sprintf("replica %d is ready: %t", i, ready), func() bool { return c.ready[i].Load() == ready })
 }
 
 // replica is whose turn it is.
@@ -352,7 +354,7 @@ func (c *clients) exchange(method, url, id, body, key string) (status int, text 
 func (c *clients) awaitMore(n int) time.Duration {
 	c.t.Helper()
 	begin, want := time.Now(), c.acknowledged()+n
-	await(c.t, fmt.Sprintf("%d more acknowledged commands", n), func() bool { return c.acknowledged() >= want })
+	localpgtest.Await(c.t, fmt.Sprintf("%d more acknowledged commands", n), func() bool { return c.acknowledged() >= want })
 	return time.Since(begin)
 }
 
@@ -361,7 +363,7 @@ func (c *clients) awaitMore(n int) time.Duration {
 func (c *clients) awaitAnswers(answer string, n int) {
 	c.t.Helper()
 	want := c.answeredSo(answer) + n
-	await(c.t, fmt.Sprintf("%d more answers %s", n, answer), func() bool { return c.answeredSo(answer) >= want })
+	localpgtest.Await(c.t, fmt.Sprintf("%d more answers %s", n, answer), func() bool { return c.answeredSo(answer) >= want })
 }
 
 // onlyAnswers fails the test for every answer beside these.
@@ -503,25 +505,25 @@ func (c *clients) entries(db database) (ofClients [][]found, others map[string]f
 
 // each reads rows.
 func (d database) each(sql string, row func(pgx.Rows) error) {
-	d.t.Helper()
-	rows, err := d.conn.Query(d.t.Context(), sql)
+	d.T.Helper()
+	rows, err := d.Conn.Query(d.T.Context(), sql)
 	if err != nil {
-		d.t.Fatal(err)
+		d.T.Fatal(err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		if err := row(rows); err != nil {
-			d.t.Fatal(err)
+			d.T.Fatal(err)
 		}
 	}
 	if err := rows.Err(); err != nil {
-		d.t.Fatal(err)
+		d.T.Fatal(err)
 	}
 }
 
 // counts reads pairs of a name and a number.
 func (d database) counts(sql string) map[string]int {
-	d.t.Helper()
+	d.T.Helper()
 	counts := map[string]int{}
 	d.each(sql, func(rows pgx.Rows) error {
 		var name string

@@ -65,8 +65,8 @@ func TestAPoolThatIsUsedUpIsAnsweredAndFreeAgainAfterwards(t *testing.T) {
 		{"SELECT FROM viralpilot.userdata ORDER BY cognito_user_id FOR UPDATE", false},
 		{"LOCK TABLE viralpilot.userdata IN ACCESS EXCLUSIVE MODE", true},
 	} {
-		db.exec("BEGIN")
-		db.exec(lock.sql)
+		db.Exec("BEGIN")
+		db.Exec(lock.sql)
 		load.awaitAnswers("overloaded", 200)
 		s.lives(http.StatusOK)
 		if lock.reads {
@@ -76,7 +76,7 @@ func TestAPoolThatIsUsedUpIsAnsweredAndFreeAgainAfterwards(t *testing.T) {
 				t.Errorf("after %s: %v %v", took, answer, err)
 			}
 		}
-		db.exec("COMMIT")
+		db.Exec("COMMIT")
 		load.recovered()
 	}
 	load.onlyAnswers("200", "insufficient_tokens", "overloaded")
@@ -84,7 +84,7 @@ func TestAPoolThatIsUsedUpIsAnsweredAndFreeAgainAfterwards(t *testing.T) {
 	if load.slowest > recovery {
 		t.Errorf("an answer took %s", load.slowest)
 	}
-	await(t, "no more connections than before", func() bool {
+	localpgtest.Await(t, "no more connections than before", func() bool {
 		// The pool's and the one of /health.
 		return db.number("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'user-management'") <= 2+1
 	})
@@ -131,21 +131,21 @@ func TestDeadlocksUnderLoadAreRetried(t *testing.T) {
 	db := connect(t, dsn)
 	// The service's sessions look for deadlocks, and so they are the ones that are ended: before they would give up
 	// waiting for the lock.
-	db.exec("ALTER DATABASE postgres SET deadlock_timeout = '10ms'")
+	db.Exec("ALTER DATABASE postgres SET deadlock_timeout = '10ms'")
 	s := serve(t, env...)
 	load := startClients(t, 16, s)
 	load.awaitMore(100)
 	rival := connect(t, dsn)
-	rival.exec("SET deadlock_timeout = '1h'")
-	await(t, "ten deadlocks", func() bool {
+	rival.Exec("SET deadlock_timeout = '1h'")
+	localpgtest.Await(t, "ten deadlocks", func() bool {
 		// Accounts that are served together, which the service locks in the order of their ids.
 		for _, ids := range [][2]string{{"rich-2", "rich-0"}, {"rich-3", "rich-1"}} {
-			rival.exec("BEGIN")
+			rival.Exec("BEGIN")
 			for _, id := range ids {
-				rival.exec("SELECT FROM viralpilot.userdata WHERE cognito_user_id = $1 FOR UPDATE", id)
+				rival.Exec("SELECT FROM viralpilot.userdata WHERE cognito_user_id = $1 FOR UPDATE", id)
 				<-time.After(5 * time.Millisecond) // for the service to lock the other one
 			}
-			rival.exec("COMMIT")
+			rival.Exec("COMMIT")
 		}
 		return db.number("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") >= 10
 	})
@@ -162,7 +162,7 @@ func TestTwoReplicasAtStricterIsolationOnOneAccount(t *testing.T) {
 			dsn := localpgtest.Server(t).URL("postgres")
 			env := []string{"DATABASE_URL=" + dsn}
 			db := connect(t, dsn)
-			db.exec("ALTER DATABASE postgres SET default_transaction_isolation = '" + level + "'")
+			db.Exec("ALTER DATABASE postgres SET default_transaction_isolation = '" + level + "'")
 			a, b := serve(t, env...), serve(t, env...)
 			load := startClientsOf(t, 1, 16, a, b)
 			load.awaitMore(500)
@@ -184,8 +184,8 @@ func TestADatabaseThatIsReadOnlyForAWhile(t *testing.T) {
 	db := connect(t, dsn)
 	set := func(value string) {
 		t.Helper()
-		db.exec("ALTER SYSTEM SET default_transaction_read_only = " + value)
-		db.exec("SELECT pg_reload_conf()")
+		db.Exec("ALTER SYSTEM SET default_transaction_read_only = " + value)
+		db.Exec("SELECT pg_reload_conf()")
 	}
 	set("on")
 	load.awaitAnswers("database_unavailable", 100)

@@ -69,7 +69,7 @@ func TestADiskThatIsFullForAWhile(t *testing.T) {
 	db := connect(t, dsn)
 
 	var data string
-	if err := db.conn.QueryRow(t.Context(), "SHOW data_directory").Scan(&data); err != nil {
+	if err := db.Conn.QueryRow(t.Context(), "SHOW data_directory").Scan(&data); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(data)
@@ -84,8 +84,8 @@ func TestADiskThatIsFullForAWhile(t *testing.T) {
 	if err := os.Chown(space, int(owner.Uid), int(owner.Gid)); err != nil {
 		t.Fatal(err)
 	}
-	db.exec("CREATE TABLESPACE small LOCATION '" + space + "'")
-	db.exec("ALTER TABLE viralpilot.ledger SET TABLESPACE small")
+	db.Exec("CREATE TABLESPACE small LOCATION '" + space + "'")
+	db.Exec("ALTER TABLE viralpilot.ledger SET TABLESPACE small")
 
 	load := startClients(t, 16, s)
 	load.awaitMore(100)

@@ -120,7 +120,7 @@ func TestThePrimaryIsKilledAndItsStandbyPromoted(t *testing.T) {
 // awaitHealthy waits until the replica would get requests from a balancer.
 func (s *service) awaitHealthy() {
 	s.t.Helper()
-	await(s.t, "a replica is healthy", func() bool {
+	localpgtest.Await(s.t, "a replica is healthy", func() bool {
 		status, _, err := s.call(0, http.MethodGet, "/health", "", "")
 		return err == nil && status == http.StatusOK
 	})
@@ -132,7 +132,7 @@ func TestWhatNoStandbyHasConfirmedIsNotAcknowledged(t *testing.T) {
 	direct := primary.URL("postgres")
 	env := []string{"DATABASE_URL=" + direct, "DB_STATEMENT_TIMEOUT=1s"}
 	// It may be set that warnings are not shown.
-	connect(t, direct).exec("ALTER ROLE postgres SET client_min_messages = 'error'")
+	connect(t, direct).Exec("ALTER ROLE postgres SET client_min_messages = 'error'")
 	s := serve(t, env...)
 	s.tester("u")
 	if err := s.consume("u", "before"); err != nil {
@@ -176,7 +176,7 @@ func TestWhatNoStandbyHasConfirmedIsNotAcknowledged(t *testing.T) {
 			defer close(answered)
 			refused(lasting, request.method, request.path, request.body, request.key)
 		}()
-		await(t, "the answer", func() bool {
+		localpgtest.Await(t, "the answer", func() bool {
 			db.number("SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
 			select {
 			case <-answered:
@@ -190,7 +190,7 @@ func TestWhatNoStandbyHasConfirmedIsNotAcknowledged(t *testing.T) {
 	if err := standby.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the standby has caught up", func() bool {
+	localpgtest.Await(t, "the standby has caught up", func() bool {
 		return db.number("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'") == 1
 	})
 	for _, key := range []string{"before", "after", "cancelled"} {

@@ -21,8 +21,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/viralpilot/user-management/internal/localpg/localpgtest"
 )
 
@@ -50,8 +48,7 @@ func buildAndRun(m *testing.M) int {
 	return localpgtest.Main(m, nil)
 }
 
-// patience bounds every wait for something that happens soon unless the code is wrong.
-const patience = 30 * time.Second
+const patience = localpgtest.Patience
 
 // result is how a run of the program ended.
 type result struct {
@@ -239,46 +236,16 @@ func (s *service) consume(id, key string) error {
 }
 
 // database is a connection past the service, for one goroutine.
-type database struct {
-	t    *testing.T
-	conn *pgx.Conn
-}
+type database struct{ localpgtest.Database }
 
 func connect(t *testing.T, url string) database {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), localpgtest.Direct(url))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
-	return database{t, conn}
+	return database{localpgtest.Connect(t, url)}
 }
 
-func (d database) exec(sql string, args ...any) {
-	d.t.Helper()
-	if _, err := d.conn.Exec(d.t.Context(), sql, args...); err != nil {
-		d.t.Fatalf("%v\n%s", err, sql)
-	}
-}
-
-func (d database) number(sql string) (n int) {
-	d.t.Helper()
-	if err := d.conn.QueryRow(d.t.Context(), sql).Scan(&n); err != nil {
-		d.t.Fatalf("%v\n%s", err, sql)
-	}
-	return n
-}
-
-// await polls until ok.
-func await(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(patience); !ok(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", patience, what)
-		}
-	}
+func (d database) number(sql string) int {
+	d.T.Helper()
+	return localpgtest.Query[int](d, sql)
 }
 
 var variable = regexp.MustCompile(`(?m)^ *([A-Z][A-Z0-9_]+)=`)
@@ -403,7 +370,7 @@ func TestAServiceFromItsMigrationToItsEnd(t *testing.T) {
 	if code := s.end(syscall.SIGINT); code != 0 {
 		t.Errorf("exit status %d after SIGINT", code)
 	}
-	db.exec("UPDATE viralpilot.userdata SET tokens_remaining = tokens_remaining + 1")
+	db.Exec("UPDATE viralpilot.userdata SET tokens_remaining = tokens_remaining + 1")
 	if r := run(t, t.TempDir(), []string{env}, "verify").want(t, 1); !strings.Contains(r.stdout, `"u"`) {
 		t.Errorf("verify: %s", r.stdout)
 	}
@@ -419,8 +386,8 @@ func TestHealthFailsWhenTheDatabaseIsGone(t *testing.T) {
 	}
 	name := strings.TrimPrefix(u.Path, "/")
 	db := connect(t, localpgtest.Empty(t))
-	db.exec(fmt.Sprintf("ALTER DATABASE %q ALLOW_CONNECTIONS false", name))
-	db.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+	db.Exec(fmt.Sprintf("ALTER DATABASE %q ALLOW_CONNECTIONS false", name))
+	db.Exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
 	run(t, t.TempDir(), []string{"DATABASE_URL=" + dsn, "SERVICE_PORT=" + s.port}, "health").wantLine(t, "503")
 }
 
@@ -430,11 +397,11 @@ func TestASecondSignalEndsItAtOnce(t *testing.T) {
 	s := serve(t, "DATABASE_URL="+dsn, "DB_STATEMENT_TIMEOUT=30s")
 	s.tester("u")
 	db := connect(t, dsn)
-	db.exec(`CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(30); RETURN NULL; END';
+	db.Exec(`CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(30); RETURN NULL; END';
 		CREATE TRIGGER linger AFTER INSERT ON viralpilot.ledger FOR EACH ROW EXECUTE FUNCTION linger()`)
 	answered := make(chan error, 1)
 	go func() { answered <- s.consume("u", "k") }()
-	await(t, "the consume lingers", func() bool {
+	localpgtest.Await(t, "the consume lingers", func() bool {
 		return db.number("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'") == 1
 	})
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -442,7 +409,7 @@ func TestASecondSignalEndsItAtOnce(t *testing.T) {
 	}
 	s.awaitLog("stopping")
 	// Again until it takes effect: one that comes along with the first may still count as the first.
-	await(t, "it has ended", func() bool {
+	localpgtest.Await(t, "it has ended", func() bool {
 		if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}

@@ -31,7 +31,7 @@ var (
 // connection after two seconds without an answer.
 func behindProxy(t *testing.T, server *localpg.Server, name string) (s *service, proxy *localpgtest.Proxy, dsn string) {
 	t.Helper()
-	connect(t, server.URL("postgres")).exec("CREATE DATABASE " + name)
+	connect(t, server.URL("postgres")).Exec("CREATE DATABASE " + name)
 	dsn = server.URL(name)
 	proxy = localpgtest.NewProxy(t, dsn)
 	return serve(t, "DATABASE_URL="+proxy.URL(), "DB_STATEMENT_TIMEOUT=1s", "LOG_REQUESTS=none"), proxy, dsn
@@ -86,12 +86,12 @@ func TestNetworkFailsUnderLoad(t *testing.T) {
 				if moment.Moment == localpgtest.Connecting {
 					proxy.CutAll()
 				}
-				await(t, "the fault has happened", func() bool { return plan.Left() == 0 })
+				localpgtest.Await(t, "the fault has happened", func() bool { return plan.Left() == 0 })
 				if moment.Moment == beforeCommit && fault.Fault == localpgtest.Mute {
 					// With half of a batch the server waits for the rest and keeps the rows locked until TCP gives up. A group
 					// that wrote nothing is a whole one.
 					whole := load.acknowledged() + 200
-					await(t, "the service has given up or goes on", func() bool {
+					localpgtest.Await(t, "the service has given up or goes on", func() bool {
 						load.mu.Lock()
 						defer load.mu.Unlock()
 						return load.answers["overloaded"]+load.answers["database_unavailable"] > 0 || load.done >= whole
@@ -196,7 +196,7 @@ func TestNetworkFailsDuringOneRequest(t *testing.T) {
 				}
 			}
 			if test.done > 0 {
-				await(t, "it is done, unknown or not", func() bool { return db.number(charge) > 0 })
+				localpgtest.Await(t, "it is done, unknown or not", func() bool { return db.number(charge) > 0 })
 			}
 			if n := db.number(charge); n != test.done {
 				t.Errorf("charged %d times, want %d", n, test.done)

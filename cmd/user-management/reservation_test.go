@@ -29,7 +29,7 @@ func TestReservationsOutliveAServiceThatIsKilled(t *testing.T) {
 
 	s = serve(t, env...)
 	db := connect(t, dsn)
-	await(t, "the forgotten one has run out by itself", func() bool {
+	localpgtest.Await(t, "the forgotten one has run out by itself", func() bool {
 		return db.number("SELECT count(*) FROM viralpilot.reservations WHERE status = 'expired'") == 1
 	})
 	_, answer, err := s.call(http.StatusOK, http.MethodGet, kept, "", "")
@@ -70,7 +70,7 @@ func TestVerifyFindsABalanceChangedByHandAndAdoptsIt(t *testing.T) {
 	if out := verify(0); out != "2 accounts and 4 ledger entries checked, 0 disagreements\n" {
 		t.Errorf("verify: %s", out)
 	}
-	connect(t, dsn).exec("UPDATE viralpilot.userdata SET tokens_remaining = tokens_remaining + 500 WHERE cognito_user_id = 'u'")
+	connect(t, dsn).Exec("UPDATE viralpilot.userdata SET tokens_remaining = tokens_remaining + 500 WHERE cognito_user_id = 'u'")
 	for _, args := range [][]string{nil, {"--since", "2999-01-01"}} {
 		if out := verify(1, args...); !strings.HasPrefix(out, `"u": the account has 1499 tokens, its last entry says 999`) || strings.Contains(out, `"other"`) {
 			t.Errorf("verify %q: %s", args, out)

@@ -100,7 +100,7 @@ func TestSoak(t *testing.T) {
 
 	after := s.settled(before)
 	db := connect(t, dsn)
-	await(t, "no more sessions than the replicas may have", func() bool {
+	localpgtest.Await(t, "no more sessions than the replicas may have", func() bool {
 		// Those of the pool and the one of /health.
 		return db.number("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'user-management'") <= len(s.replicas)*(8+1)
 	})
@@ -166,7 +166,7 @@ func (s *soak) between(least, most time.Duration) time.Duration {
 func (s *soak) serving() {
 	s.t.Helper()
 	for i, r := range s.replicas {
-		await(s.t, fmt.Sprintf("replica %d serves", i), func() bool {
+		localpgtest.Await(s.t, fmt.Sprintf("replica %d serves", i), func() bool {
 			status, _, err := r.call(0, http.MethodGet, "/user/rich-0", "", "")
 			return err == nil && status == http.StatusOK
 		})
@@ -284,14 +284,14 @@ func (s *soak) terminateSessions() {
 func (s *soak) lockRows() {
 	db := connect(s.t, s.dsn)
 	defer s.close(db)
-	db.exec("BEGIN")
-	db.exec("SELECT FROM viralpilot.userdata ORDER BY cognito_user_id FOR UPDATE")
+	db.Exec("BEGIN")
+	db.Exec("SELECT FROM viralpilot.userdata ORDER BY cognito_user_id FOR UPDATE")
 	s.rest(2 * time.Second)
-	db.exec("COMMIT")
+	db.Exec("COMMIT")
 }
 
 func (s *soak) close(db database) {
-	if err := db.conn.Close(s.t.Context()); err != nil {
+	if err := db.Conn.Close(s.t.Context()); err != nil {
 		s.t.Error(err)
 	}
 }
@@ -316,7 +316,7 @@ func (s *soak) moment() localpgtest.Moment {
 
 func (s *soak) network(m localpgtest.Moment, f localpgtest.Fault, times int) {
 	plan := s.proxy.At(m, f, times)
-	await(s.t, "the fault has happened", func() bool { return plan.Left() == 0 })
+	localpgtest.Await(s.t, "the fault has happened", func() bool { return plan.Left() == 0 })
 }
 
 // sample is what a replica says of itself.
@@ -552,7 +552,7 @@ func (h *holder) ask(want int, method, path, body, key string, answer any) bool 
 // reservations and their entries. It returns how many ended in which way.
 func (s *soak) checkHolds(db database) map[string]int {
 	s.t.Helper()
-	await(s.t, "no reservation is open", func() bool {
+	localpgtest.Await(s.t, "no reservation is open", func() bool {
 		return db.number("SELECT count(*) FROM viralpilot.reservations WHERE status = 'open'") == 0
 	})
 	holds := map[uuid.UUID]hold{}

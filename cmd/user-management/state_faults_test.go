@@ -29,7 +29,7 @@ func TestTwoReplicasWhenAMonthBeginsUnderLoadGrantOnce(t *testing.T) {
 	load := startClients(t, 16, a, b)
 	load.awaitMore(200)
 	db := connect(t, dsn)
-	db.exec("UPDATE viralpilot.userdata SET last_token_reset_date = last_token_reset_date - interval '1 month'")
+	db.Exec("UPDATE viralpilot.userdata SET last_token_reset_date = last_token_reset_date - interval '1 month'")
 	var touching sync.WaitGroup
 	for i := range idle {
 		for _, s := range []*service{a, b} {
@@ -84,9 +84,9 @@ func TestAClockThatGoesBackAMonth(t *testing.T) {
 	load.awaitMore(200)
 	db := connect(t, dsn)
 	// What was written an hour ago by a clock that was a month ahead.
-	db.exec(`UPDATE viralpilot.userdata SET last_token_reset_date = last_token_reset_date + interval '1 month',
+	db.Exec(`UPDATE viralpilot.userdata SET last_token_reset_date = last_token_reset_date + interval '1 month',
 		created_at = created_at + interval '1 month', updated_at = updated_at + interval '1 month'`)
-	db.exec("UPDATE viralpilot.ledger SET created_at = created_at + interval '1 month'")
+	db.Exec("UPDATE viralpilot.ledger SET created_at = created_at + interval '1 month'")
 	const dates = "SELECT cognito_user_id, extract(epoch FROM last_token_reset_date)::bigint FROM viralpilot.userdata"
 	before, newest := db.counts(dates), db.counts("SELECT cognito_user_id, max(entry_id) FROM viralpilot.ledger GROUP BY 1")
 	load.awaitMore(200)
@@ -130,11 +130,11 @@ func TestADatabaseOfANewerVersionWithRowsNobodyExpects(t *testing.T) {
 	s.tester("moved")
 	s.stopped()
 	db := connect(t, dsn)
-	db.exec("INSERT INTO viralpilot.goose_db_version (version_id, is_applied) VALUES (9999, true)")
-	db.exec("ALTER TABLE viralpilot.userdata ADD COLUMN of_the_newer TEXT")
-	db.exec("ALTER TABLE viralpilot.ledger ADD COLUMN of_the_newer TEXT")
-	db.exec("UPDATE viralpilot.userdata SET subscription_tier = 'platinum', of_the_newer = 'x'")
-	db.exec(`INSERT INTO viralpilot.userdata (cognito_user_id, subscription_tier, tokens_remaining, subscription_renewal_date, last_token_reset_date)
+	db.Exec("INSERT INTO viralpilot.goose_db_version (version_id, is_applied) VALUES (9999, true)")
+	db.Exec("ALTER TABLE viralpilot.userdata ADD COLUMN of_the_newer TEXT")
+	db.Exec("ALTER TABLE viralpilot.ledger ADD COLUMN of_the_newer TEXT")
+	db.Exec("UPDATE viralpilot.userdata SET subscription_tier = 'platinum', of_the_newer = 'x'")
+	db.Exec(`INSERT INTO viralpilot.userdata (cognito_user_id, subscription_tier, tokens_remaining, subscription_renewal_date, last_token_reset_date)
 		VALUES ('platinum', 'platinum', 7, NULL, NULL), ('dateless', 'tester', 7, NULL, NULL), ('empty', 'platinum', 0, NULL, NULL)`)
 	run(t, t.TempDir(), env, "migrate").want(t, 0)
 

@@ -79,10 +79,10 @@ var newerSchema = []string{
 
 // migrate runs a statement in a transaction that waits for no lock for long, again until it got them.
 func (d database) migrate(sql string) {
-	d.t.Helper()
-	await(d.t, sql, func() bool {
-		err := pgx.BeginFunc(d.t.Context(), d.conn, func(tx pgx.Tx) error {
-			_, err := tx.Exec(d.t.Context(), "SET LOCAL lock_timeout = 200; "+sql)
+	d.T.Helper()
+	localpgtest.Await(d.T, sql, func() bool {
+		err := pgx.BeginFunc(d.T.Context(), d.Conn, func(tx pgx.Tx) error {
+			_, err := tx.Exec(d.T.Context(), "SET LOCAL lock_timeout = 200; "+sql)
 			return err
 		})
 		var refused *pgconn.PgError
@@ -90,7 +90,7 @@ func (d database) migrate(sql string) {
 			return false
 		}
 		if err != nil {
-			d.t.Fatalf("%v\n%s", err, sql)
+			d.T.Fatalf("%v\n%s", err, sql)
 		}
 		return true
 	})
@@ -150,7 +150,7 @@ func TestASchemaOfALaterVersionComesUnderLoad(t *testing.T) {
 		db.migrate(sql)
 	}
 	for _, table := range []string{"userdata", "ledger", "account_state", "reservations"} {
-		db.exec("CREATE INDEX CONCURRENTLY later_" + table + " ON viralpilot." + table + " (cognito_user_id)")
+		db.Exec("CREATE INDEX CONCURRENTLY later_" + table + " ON viralpilot." + table + " (cognito_user_id)")
 	}
 	load.awaitMore(200)
 	tours()
@@ -184,7 +184,7 @@ func TestAReplicaThatMigratesHoldsUpNoOther(t *testing.T) {
 		DELETE FROM viralpilot.goose_db_version WHERE version_id >= 3`)
 	// Somebody's work on the table, which does not end.
 	other := connect(t, dsn)
-	other.exec("BEGIN; LOCK TABLE viralpilot.userdata IN ROW EXCLUSIVE MODE")
+	other.Exec("BEGIN; LOCK TABLE viralpilot.userdata IN ROW EXCLUSIVE MODE")
 
 	migrate := exec.CommandContext(t.Context(), binary, "migrate")
 	migrate.Dir, migrate.Env, migrate.Stderr = t.TempDir(), env, os.Stderr
@@ -206,7 +206,7 @@ func TestAReplicaThatMigratesHoldsUpNoOther(t *testing.T) {
 		migrated <- migrate.Wait()
 	}()
 	for n := range int32(3) {
-		await(t, "the migration has waited for the table in vain", func() bool { return waits.Load() > n })
+		localpgtest.Await(t, "the migration has waited for the table in vain", func() bool { return waits.Load() > n })
 		load.awaitMore(200)
 	}
 	select {
@@ -214,7 +214,7 @@ func TestAReplicaThatMigratesHoldsUpNoOther(t *testing.T) {
 		t.Fatalf("the migration ended while the table was locked: %v", err)
 	default:
 	}
-	other.exec("COMMIT")
+	other.Exec("COMMIT")
 	if err := <-migrated; err != nil {
 		t.Error(err)
 	}

@@ -21,34 +21,6 @@ import (
 	"github.com/viralpilot/user-management/internal/localpg/localpgtest"
 )
 
-// gate holds the transactions that write a consume of the account u until what it returns is called. A row lock would
-// not do: those are waited for no longer than a second.
-func (d database) gate() (open func()) {
-	d.t.Helper()
-	d.exec(`CREATE TABLE gate (shut BOOLEAN); INSERT INTO gate VALUES (true);
-		CREATE FUNCTION pass_gate() RETURNS trigger LANGUAGE plpgsql AS $$
-		BEGIN
-			WHILE EXISTS (SELECT FROM public.gate WHERE shut) LOOP
-				PERFORM pg_sleep(0.02);
-			END LOOP;
-			RETURN NULL;
-		END $$;
-		CREATE TRIGGER pass_gate AFTER INSERT ON viralpilot.ledger FOR EACH ROW
-			WHEN (NEW.cognito_user_id = 'u' AND NEW.kind = 'consume') EXECUTE FUNCTION pass_gate()`)
-	return func() {
-		d.t.Helper()
-		d.exec("UPDATE gate SET shut = false")
-	}
-}
-
-// awaitGated returns once a transaction stands at the gate.
-func (d database) awaitGated() {
-	d.t.Helper()
-	await(d.t, "a transaction stands at the gate", func() bool {
-		return query[int](d, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'") > 0
-	})
-}
-
 // Each request says with "Expect: 100-continue" when its handler has begun to read it.
 func TestWhatIsUnderWayWhenItStopsIsFinished(t *testing.T) {
 	t.Parallel()
@@ -56,7 +28,7 @@ func TestWhatIsUnderWayWhenItStopsIsFinished(t *testing.T) {
 	r, c, db := start(t, dsn), newClient(t), connect(t, dsn)
 	c.tester(r, "u")
 	c.tester(r, "other")
-	pass := db.gate()
+	pass := db.Gate()
 	const requests = 8
 	var begun sync.WaitGroup
 	begun.Add(requests)
@@ -75,9 +47,9 @@ func TestWhatIsUnderWayWhenItStopsIsFinished(t *testing.T) {
 		}()
 	}
 	begun.Wait()
-	db.awaitGated()
+	db.AwaitGated()
 	r.cancel()
-	await(t, "the port is closed", func() bool {
+	localpgtest.Await(t, "the port is closed", func() bool {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(r.url, "http://"))
 		if err == nil {
 			conn.Close()
@@ -101,8 +73,8 @@ func TestWhatIsUnderWayWhenItStopsIsFinished(t *testing.T) {
 	if n := len(db.keys("u")) + len(db.keys("other")); n != requests {
 		t.Errorf("%d consumes in the ledger", n)
 	}
-	await(t, "its sessions have ended", func() bool { // the server notices a little later
-		return query[int](db, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'user-management'") == 0
+	localpgtest.Await(t, "its sessions have ended", func() bool { // the server notices a little later
+		return localpgtest.Query[int](db, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'user-management'") == 0
 	})
 }
 
@@ -165,13 +137,13 @@ func TestRequestsThatOutliveTheShutdownTimeoutAreCutOff(t *testing.T) {
 	})
 	c, db := newClient(t), connect(t, dsn)
 	c.tester(r, "u")
-	db.gate()
+	db.Gate()
 	answered := make(chan error, 1)
 	go func() {
 		_, err := c.consume(r, "u", "k")
 		answered <- err
 	}()
-	db.awaitGated()
+	db.AwaitGated()
 	r.cancel()
 	wantLine(t, r.wait(), "SHUTDOWN_TIMEOUT")
 	if err := <-answered; err == nil {
@@ -265,7 +237,7 @@ func TestAStopWhileItWaitsForTheDatabaseIsClean(t *testing.T) {
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- app.Run(ctx, cfg, l) }()
-	await(t, "it waits", func() bool { return strings.Contains(l.String(), "waiting for the database") })
+	localpgtest.Await(t, "it waits", func() bool { return strings.Contains(l.String(), "waiting for the database") })
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("Run: %v", err)
@@ -342,7 +314,7 @@ func TestAClientThatHangsUpLeavesNothingHalfDone(t *testing.T) {
 	// answered waits until the log has the request with this id: its handler has returned.
 	answered := func(id string) {
 		t.Helper()
-		await(t, id+" is in the log", func() bool { return hasRequest(r.log.String(), id) })
+		localpgtest.Await(t, id+" is in the log", func() bool { return hasRequest(r.log.String(), id) })
 	}
 	request := func(account, id string) string {
 		return strings.Replace(consumeHeader, "/user/u/", "/user/"+account+"/", 1) +
@@ -358,9 +330,9 @@ func TestAClientThatHangsUpLeavesNothingHalfDone(t *testing.T) {
 	}
 
 	// In the middle of its transaction, and while it waits for one.
-	pass := db.gate()
+	pass := db.Gate()
 	begun := r.dial(request("u", "begun"))
-	db.awaitGated() // it has the only connection
+	db.AwaitGated() // it has the only connection
 	r.dial(request("other", "waiting")).Close()
 	answered("waiting")
 	begun.Close()
@@ -397,13 +369,13 @@ func TestAUsedUpPoolIsAnsweredAndDoesNotReachOtherAnswers(t *testing.T) {
 	c, db := newClient(t), connect(t, dsn)
 	c.tester(r, "u")
 	c.tester(r, "other")
-	pass := db.gate()
+	pass := db.Gate()
 	done := make(chan error, 1)
 	go func() {
 		_, err := c.consume(r, "u", "k")
 		done <- err
 	}()
-	db.awaitGated()
+	db.AwaitGated()
 	a, err := c.consume(r, "other", "k")
 	if err != nil || a.Status != http.StatusServiceUnavailable || a.code() != "overloaded" || a.Header.Get("Retry-After") == "" {
 		t.Errorf("%d %v %v", a.Status, a.Body, err)

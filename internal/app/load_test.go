@@ -59,14 +59,14 @@ func TestAResetThatIsDueUnderLoadGrantsOnceAndKeepsTopUps(t *testing.T) {
 	c.tester(replicas[0], "u")
 	c.do(http.StatusOK, http.MethodPost, replicas[0].url+"/user/u/add-tokens", `{"tokens_to_add": 50}`)
 	c.do(http.StatusOK, http.MethodPost, replicas[0].url+"/user/u/consume-tokens", `{"tokens_to_consume": 700}`)
-	db.exec(lastMonth)
+	db.Exec(lastMonth)
 	if charged := spend(c, replicas, "u", 1100); charged != 1050 {
 		t.Errorf("%d tokens were spent of 1000 granted and 50 top-ups", charged)
 	}
 	if n := db.count("u", "monthly_reset"); n != 1 {
 		t.Errorf("%d resets", n)
 	}
-	db.exec(lastMonth)
+	db.Exec(lastMonth)
 	if a := c.do(http.StatusOK, http.MethodGet, replicas[1].url+"/user/u", ""); a.Body["tokens_remaining"] != 1000.0 {
 		t.Errorf("a month later, the top-ups spent: %v", a.Body)
 	}
@@ -77,7 +77,7 @@ func TestReadsThatFindAResetDueGrantOnce(t *testing.T) {
 	t.Parallel()
 	replicas, c, db := pair(t)
 	c.tester(replicas[0], "u")
-	db.exec(lastMonth)
+	db.Exec(lastMonth)
 	each(100, 32, func(i int) {
 		path := [...]string{"/user/u", "/user/u/status", "/user/u/ledger"}[i%3]
 		if a, err := c.try(http.MethodGet, replicas[i%2].url+path, ""); err != nil || a.Status != http.StatusOK {
@@ -108,7 +108,7 @@ func TestFirstRequestsMakeOneAccount(t *testing.T) {
 		}
 	}
 	for _, table := range []string{"userdata", "account_state"} {
-		if n := query[int](db, "SELECT count(*) FROM viralpilot."+table); n != 1 {
+		if n := localpgtest.Query[int](db, "SELECT count(*) FROM viralpilot."+table); n != 1 {
 			t.Errorf("%d rows in %s", n, table)
 		}
 	}
@@ -147,7 +147,7 @@ func TestAKeySentManyTimesCountsOnceAndIsAnsweredAlike(t *testing.T) {
 	if n := db.count("u", "consume"); n != keys || len(entries) != keys {
 		t.Errorf("%d entries in the ledger, %d in the answers", n, len(entries))
 	}
-	if used := query[int](db, "SELECT tokens_used_this_month FROM viralpilot.userdata"); used != 7*keys {
+	if used := localpgtest.Query[int](db, "SELECT tokens_used_this_month FROM viralpilot.userdata"); used != 7*keys {
 		t.Errorf("%d tokens used", used)
 	}
 	db.checkBooks()

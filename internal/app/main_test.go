@@ -49,8 +49,7 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// patience bounds every wait for something that happens soon unless the code is wrong.
-const patience = 30 * time.Second
+const patience = localpgtest.Patience
 
 // configure returns the defaults for the database, on a port of its own. The time-outs that a busy machine could run
 // into are longer, and the month is nowhere about to end.
@@ -248,65 +247,30 @@ func each(n, atOnce int, f func(i int)) {
 	running.Wait()
 }
 
-// await polls until ok.
-func await(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(patience); !ok(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", patience, what)
-		}
-	}
-}
-
 // database is a connection past the service, for one goroutine.
-type database struct {
-	t    *testing.T
-	conn *pgx.Conn
-}
+type database struct{ localpgtest.Database }
 
 func connect(t *testing.T, url string) database {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), localpgtest.Direct(url))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
-	return database{t, conn}
-}
-
-func (d database) exec(sql string, args ...any) {
-	d.t.Helper()
-	if _, err := d.conn.Exec(d.t.Context(), sql, args...); err != nil {
-		d.t.Fatalf("%v\n%s", err, sql)
-	}
-}
-
-func query[T any](d database, sql string, args ...any) (value T) {
-	d.t.Helper()
-	if err := d.conn.QueryRow(d.t.Context(), sql, args...).Scan(&value); err != nil {
-		d.t.Fatalf("%v\n%s", err, sql)
-	}
-	return value
+	return database{localpgtest.Connect(t, url)}
 }
 
 // keys returns the idempotency keys of the account's consumes.
 func (d database) keys(id string) map[string]bool {
-	d.t.Helper()
-	rows, err := d.conn.Query(d.t.Context(), `SELECT coalesce(idempotency_key, '') FROM viralpilot.ledger
+	d.T.Helper()
+	rows, err := d.Conn.Query(d.T.Context(), `SELECT coalesce(idempotency_key, '') FROM viralpilot.ledger
 		WHERE cognito_user_id = $1 AND kind = 'consume'`, id)
 	if err != nil {
-		d.t.Fatal(err)
+		d.T.Fatal(err)
 	}
 	list, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		d.t.Fatal(err)
+		d.T.Fatal(err)
 	}
 	keys := map[string]bool{}
 	for _, key := range list {
 		if key == "" || keys[key] {
-			d.t.Errorf("the key %q is in the ledger of %s more than once, or an entry has none", key, id)
+			d.T.Errorf("the key %q is in the ledger of %s more than once, or an entry has none", key, id)
 		}
 		keys[key] = true
 	}
@@ -315,14 +279,14 @@ func (d database) keys(id string) map[string]bool {
 
 // count returns how many entries of the kind the account has.
 func (d database) count(id, kind string) int {
-	d.t.Helper()
-	return query[int](d, "SELECT count(*) FROM viralpilot.ledger WHERE cognito_user_id = $1 AND kind = $2", id, kind)
+	d.T.Helper()
+	return localpgtest.Query[int](d, "SELECT count(*) FROM viralpilot.ledger WHERE cognito_user_id = $1 AND kind = $2", id, kind)
 }
 
 // checkBooks holds every account against its ledger and its open reservations (product.md §3.11).
 func (d database) checkBooks() {
-	d.t.Helper()
-	if wrong := query[string](d, `
+	d.T.Helper()
+	if wrong := localpgtest.Query[string](d, `
 		WITH entries AS (
 			SELECT *, lag(balance_after, 1, 0) OVER account AS before, row_number() OVER (PARTITION BY cognito_user_id ORDER BY entry_id DESC) AS n
 			FROM viralpilot.ledger WINDOW account AS (PARTITION BY cognito_user_id ORDER BY entry_id))
@@ -341,6 +305,6 @@ func (d database) checkBooks() {
 			UNION ALL SELECT cognito_user_id, 'below zero' FROM viralpilot.userdata JOIN viralpilot.account_state USING (cognito_user_id)
 				WHERE least(tokens_remaining, tokens_used_this_month, top_ups, tokens_reserved) < 0
 		) AS problems`); wrong != "" {
-		d.t.Errorf("the books do not balance:\n%s", wrong)
+		d.T.Errorf("the books do not balance:\n%s", wrong)
 	}
 }

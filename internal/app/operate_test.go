@@ -142,7 +142,7 @@ func TestForTheDelayOfAStopItServesAndSaysThatItEnds(t *testing.T) {
 	c := newClient(t)
 	c.tester(r, "u")
 	r.cancel()
-	await(t, "/health says so", func() bool {
+	localpgtest.Await(t, "/health says so", func() bool {
 		a, err := c.try(http.MethodGet, r.url+"/health", "")
 		return err == nil && a.Status == http.StatusServiceUnavailable && a.Body["status"] == "shutting_down"
 	})
@@ -174,7 +174,7 @@ func TestTwoHundredClientsOfTwoConnectionsGetAnAnswerEach(t *testing.T) {
 	c, db := newClient(t), connect(t, dsn)
 	c.http.Transport.(*http.Transport).MaxIdleConnsPerHost = 200
 	c.tester(r, "u")
-	pass := db.gate()
+	pass := db.Gate()
 	// One connection, the one for changes, stands at the gate.
 	stuck := make(chan answer, 1)
 	go func() {
@@ -184,7 +184,7 @@ func TestTwoHundredClientsOfTwoConnectionsGetAnAnswerEach(t *testing.T) {
 		}
 		stuck <- a
 	}()
-	db.awaitGated()
+	db.AwaitGated()
 
 	// storm sends n requests of 200 clients and counts their answers by status.
 	storm := func(n int) map[int]int {
@@ -240,13 +240,13 @@ func TestHealthDoesNotWaitForTheRequests(t *testing.T) {
 	r := start(t, dsn, func(cfg *config.Config) { cfg.DBMaxConns = 1 })
 	c, db := newClient(t), connect(t, dsn)
 	c.tester(r, "u")
-	pass := db.gate()
+	pass := db.Gate()
 	done := make(chan error, 1)
 	go func() {
 		_, err := c.consume(r, "u", "k")
 		done <- err
 	}()
-	db.awaitGated() // it has the only connection
+	db.AwaitGated() // it has the only connection
 	each(20, 20, func(int) { c.do(http.StatusOK, http.MethodGet, r.url+"/health", "") })
 	pass()
 	if err := <-done; err != nil {
@@ -417,8 +417,8 @@ func TestTheLogNamesNoUserAndNoSecret(t *testing.T) {
 		}
 	}
 	calls()
-	db.exec("ALTER TABLE viralpilot.ledger RENAME TO away")
-	db.exec("ALTER TABLE viralpilot.userdata ADD CHECK (email <> '" + mail + "') NOT VALID")
+	db.Exec("ALTER TABLE viralpilot.ledger RENAME TO away")
+	db.Exec("ALTER TABLE viralpilot.userdata ADD CHECK (email <> '" + mail + "') NOT VALID")
 	calls()
 	r.stop()
 	log := r.log.String()

@@ -79,7 +79,7 @@ func TestAnOutageOfTheDatabaseLosesNothingAndEndsByItself(t *testing.T) {
 			}
 		})
 	}
-	await(t, "consumes before the outage", func() bool { return sent.count("ok") >= 100 })
+	localpgtest.Await(t, "consumes before the outage", func() bool { return sent.count("ok") >= 100 })
 	if err := server.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -96,12 +96,12 @@ func TestAnOutageOfTheDatabaseLosesNothingAndEndsByItself(t *testing.T) {
 		}
 	}
 	refused := sent.count("database_unavailable")
-	await(t, "refusals during the outage", func() bool { return sent.count("database_unavailable") >= refused+40 })
+	localpgtest.Await(t, "refusals during the outage", func() bool { return sent.count("database_unavailable") >= refused+40 })
 	if err := server.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	done := sent.count("ok")
-	await(t, "consumes after the outage", func() bool { return sent.count("ok") >= done+100 })
+	localpgtest.Await(t, "consumes after the outage", func() bool { return sent.count("ok") >= done+100 })
 	for _, r := range replicas {
 		c.do(http.StatusOK, http.MethodGet, r.url+"/health", "")
 	}

@@ -127,7 +127,7 @@ func TestTheProxyGivesRequestsToHealthyReplicas(t *testing.T) {
 	c := newClient(t)
 	// The proxy takes all that it finds for healthy until it has looked, and compose starts it after them.
 	for _, url := range urls {
-		await(t, "a replica is healthy", func() bool {
+		localpgtest.Await(t, "a replica is healthy", func() bool {
 			status, _, err := c.get(url + "/health")
 			return err == nil && status == http.StatusOK
 		})
@@ -143,13 +143,13 @@ func TestTheProxyGivesRequestsToHealthyReplicas(t *testing.T) {
 		_, metrics, err := c.get(url + "/metrics")
 		return err == nil && strings.Contains(metrics, `http_requests_total{method="GET",route="/user/{cognito_user_id}/status",status="200"}`)
 	}
-	await(t, "the proxy has found a replica", func() bool {
+	localpgtest.Await(t, "the proxy has found a replica", func() bool {
 		status, _, err := c.get(proxy.url + "/health")
 		return err == nil && status == http.StatusOK
 	})
 	c.tester(proxy, "u")
 	c.do(http.StatusOK, http.MethodPost, proxy.url+"/user/u/add-tokens", `{"tokens_to_add": 100000000}`)
-	await(t, "all three have answered", func() bool {
+	localpgtest.Await(t, "all three have answered", func() bool {
 		each(20, 10, func(int) { c.do(http.StatusOK, http.MethodGet, proxy.url+"/user/u/status", "") })
 		return answered(urls[0]) && answered(urls[1]) && answered(urls[2])
 	})
@@ -197,7 +197,7 @@ func TestTheProxyGivesRequestsToHealthyReplicas(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-services[1].ended
-	await(t, "the last one serves", func() bool {
+	localpgtest.Await(t, "the last one serves", func() bool {
 		for range 20 {
 			if a, err := c.try(http.MethodGet, proxy.url+"/user/u/status", ""); err != nil || a.Status != http.StatusOK {
 				return false

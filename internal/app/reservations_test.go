@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/viralpilot/user-management/internal/config"
+	"github.com/viralpilot/user-management/internal/localpg/localpgtest"
 )
 
 // hold reserves tokens; it is "" when they are not there.
@@ -53,7 +54,7 @@ func TestClientsThatReserveNeverHoldOrSpendMoreThanThereIs(t *testing.T) {
 	if n := open.Load(); n != 100 {
 		t.Errorf("200 requests were granted %d holds of 10 of 1000 tokens", n)
 	}
-	if n := query[int](db, "SELECT tokens_reserved FROM viralpilot.account_state"); n != 1000 {
+	if n := localpgtest.Query[int](db, "SELECT tokens_reserved FROM viralpilot.account_state"); n != 1000 {
 		t.Errorf("%d tokens are held", n)
 	}
 	close(held)
@@ -112,7 +113,7 @@ func TestReplicasThatSettleTogetherChargeOnceAndAnswerAlike(t *testing.T) {
 			}
 		}
 	}
-	if n, used := db.count("u", "settle"), query[int](db, "SELECT tokens_used_this_month FROM viralpilot.userdata"); n != 20 || used != 140 {
+	if n, used := db.count("u", "settle"), localpgtest.Query[int](db, "SELECT tokens_used_this_month FROM viralpilot.userdata"); n != 20 || used != 140 {
 		t.Errorf("%d entries, %d tokens for 20 reservations settled for 7", n, used)
 	}
 	db.checkBooks()
@@ -123,8 +124,8 @@ func TestAReservationThatNobodySettlesRunsOutByItself(t *testing.T) {
 	replicas, c, db := pair(t, func(cfg *config.Config) { cfg.SweepInterval = 50 * time.Millisecond })
 	c.tester(replicas[0], "u")
 	c.do(http.StatusCreated, http.MethodPost, replicas[0].url+"/user/u/reservations", `{"tokens": 10, "ttl_seconds": 1}`)
-	await(t, "the reservation has expired", func() bool { return db.count("u", "expire") == 1 })
-	if n := query[int](db, "SELECT tokens_remaining FROM viralpilot.userdata"); n != 1000 {
+	localpgtest.Await(t, "the reservation has expired", func() bool { return db.count("u", "expire") == 1 })
+	if n := localpgtest.Query[int](db, "SELECT tokens_remaining FROM viralpilot.userdata"); n != 1000 {
 		t.Errorf("%d tokens", n)
 	}
 	db.checkBooks()

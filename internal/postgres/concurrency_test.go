@@ -37,7 +37,7 @@ func TestConcurrentUpdatesOfAnAccountAreSerial(t *testing.T) {
 		t.Errorf("account %+v, %v", a, err)
 	}
 	// In the order of their ids, each entry begins where the one before it ended.
-	if broken := query[int](db, `SELECT count(*) FROM (SELECT amount, balance_after, lag(balance_after, 1, 0) OVER (ORDER BY entry_id) AS before
+	if broken := localpgtest.Query[int](db, `SELECT count(*) FROM (SELECT amount, balance_after, lag(balance_after, 1, 0) OVER (ORDER BY entry_id) AS before
 		FROM viralpilot.ledger) AS entries WHERE balance_after <> before + amount`); broken != 0 {
 		t.Errorf("%d entries do not follow from the one before", broken)
 	}
@@ -82,8 +82,8 @@ func TestAllThatAnUpdateSeesIsAsOfItsLock(t *testing.T) {
 	store, db, rival := open(t, url), connect(t, url), connect(t, url)
 	try := func(id string) error {
 		create(t, store, id, 100)
-		rival.exec("BEGIN")
-		rival.exec("SELECT FROM viralpilot.userdata WHERE cognito_user_id = $1 FOR UPDATE", id)
+		rival.Exec("BEGIN")
+		rival.Exec("SELECT FROM viralpilot.userdata WHERE cognito_user_id = $1 FOR UPDATE", id)
 		var seen user.State
 		updated := background(t, func() error {
 			_, err := store.Update(t.Context(), user.Ref{AccountID: id, IdempotencyKey: "k", ReservationID: hold2}, func(s user.State) (user.Change, error) {
@@ -96,7 +96,7 @@ func TestAllThatAnUpdateSeesIsAsOfItsLock(t *testing.T) {
 			return err
 		})
 		db.awaitLockWaiters(1)
-		rival.exec(strings.ReplaceAll(`UPDATE viralpilot.userdata SET tokens_remaining = 71 WHERE cognito_user_id = '%s';
+		rival.Exec(strings.ReplaceAll(`UPDATE viralpilot.userdata SET tokens_remaining = 71 WHERE cognito_user_id = '%s';
 			UPDATE viralpilot.account_state SET top_ups = 72, tokens_reserved = 11, next_hold_expiry = '2026-11-25' WHERE cognito_user_id = '%s';
 			INSERT INTO viralpilot.reservations (cognito_user_id, reservation_id, status, tokens, created_at, expires_at)
 				VALUES ('%s', '`+hold1+`', 'open', 11, '2026-11-24', '2026-11-25'), ('%s', '`+hold2+`', 'released', 5, '2026-11-24', '2026-11-25');
@@ -128,12 +128,12 @@ func TestAllThatAnUpdateSeesIsAsOfItsLock(t *testing.T) {
 // fail makes inserts into the ledger fail with the SQLSTATE as long as times allows, when it is "at once" or "at the
 // commit". The count is a sequence: those do not roll back.
 func (d database) fail(sqlstate string, times int, when string) {
-	d.t.Helper()
+	d.T.Helper()
 	trigger := "CREATE TRIGGER fail AFTER INSERT ON viralpilot.ledger"
 	if when == "at the commit" {
 		trigger = "CREATE CONSTRAINT TRIGGER fail AFTER INSERT ON viralpilot.ledger DEFERRABLE INITIALLY DEFERRED"
 	}
-	d.exec(fmt.Sprintf(`CREATE SEQUENCE tries;
+	d.Exec(fmt.Sprintf(`CREATE SEQUENCE tries;
 		CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
 		BEGIN
 			IF nextval('public.tries') <= %d THEN
@@ -158,10 +158,10 @@ func TestDeadlocksAndSerializationFailuresAreRetried(t *testing.T) {
 				if err != nil || change.Entries[0].ID == 0 {
 					t.Fatalf("change %+v, %v", change, err)
 				}
-				if tries := query[int](db, "SELECT last_value FROM tries"); tries != 4 {
+				if tries := localpgtest.Query[int](db, "SELECT last_value FROM tries"); tries != 4 {
 					t.Errorf("%d tries", tries)
 				}
-				if n := query[int](db, "SELECT count(*) FROM viralpilot.ledger WHERE kind = 'consume' AND balance_after = 99"); n != 1 {
+				if n := localpgtest.Query[int](db, "SELECT count(*) FROM viralpilot.ledger WHERE kind = 'consume' AND balance_after = 99"); n != 1 {
 					t.Errorf("%d entries", n)
 				}
 			})
@@ -176,7 +176,7 @@ func TestDeadlocksAndSerializationFailuresAreRetried(t *testing.T) {
 		before := db.content()
 		_, err := store.Update(t.Context(), user.Ref{AccountID: "u"}, spend("k"))
 		wantError(t, err, user.ErrOverloaded)
-		if tries := query[int](db, "SELECT last_value FROM tries"); tries < 2 || tries > 10 {
+		if tries := localpgtest.Query[int](db, "SELECT last_value FROM tries"); tries < 2 || tries > 10 {
 			t.Errorf("%d tries", tries)
 		}
 		if after := db.content(); after != before {
@@ -205,11 +205,11 @@ func TestAnUpdateSurvivesADeadlock(t *testing.T) {
 	db, rival := connect(t, url), connect(t, url)
 	create(t, open(t, url), "u", 100)
 	// The update's session is the one that looks for deadlocks, and so the one that is ended.
-	db.exec(fmt.Sprintf("ALTER DATABASE %s SET deadlock_timeout = '10ms'", query[string](db, "SELECT quote_ident(current_database())")))
+	db.Exec(fmt.Sprintf("ALTER DATABASE %s SET deadlock_timeout = '10ms'", localpgtest.Query[string](db, "SELECT quote_ident(current_database())")))
 	store := open(t, url)
-	rival.exec("SET deadlock_timeout = '1h'")
-	rival.exec("BEGIN")
-	rival.exec("SELECT FROM viralpilot.account_state WHERE cognito_user_id = 'u' FOR UPDATE")
+	rival.Exec("SET deadlock_timeout = '1h'")
+	rival.Exec("BEGIN")
+	rival.Exec("SELECT FROM viralpilot.account_state WHERE cognito_user_id = 'u' FOR UPDATE")
 
 	locked, blocked, calls := make(chan struct{}), make(chan struct{}), 0
 	updated := background(t, func() error {
@@ -226,7 +226,7 @@ func TestAnUpdateSurvivesADeadlock(t *testing.T) {
 	})
 	<-locked
 	waiting := background(t, func() error {
-		_, err := rival.conn.Exec(t.Context(), "UPDATE viralpilot.userdata SET tokens_remaining = 50 WHERE cognito_user_id = 'u'; COMMIT")
+		_, err := rival.Conn.Exec(t.Context(), "UPDATE viralpilot.userdata SET tokens_remaining = 50 WHERE cognito_user_id = 'u'; COMMIT")
 		return err
 	})
 	db.awaitLockWaiters(1)
@@ -244,38 +244,10 @@ func TestAnUpdateSurvivesADeadlock(t *testing.T) {
 
 // lock takes the account's row lock and returns what gives it back.
 func (d database) lock(id string) (unlock func()) {
-	d.t.Helper()
-	d.exec("BEGIN")
-	d.exec("SELECT FROM viralpilot.userdata WHERE cognito_user_id = $1 FOR UPDATE", id)
-	return sync.OnceFunc(func() { d.exec("COMMIT") })
-}
-
-// gate holds the transactions that write a consume of the account u until what it returns is called. A row lock would
-// not do: those are waited for no longer than a second.
-func (d database) gate() (open func()) {
-	d.t.Helper()
-	d.exec(`CREATE TABLE gate (shut BOOLEAN); INSERT INTO gate VALUES (true);
-		CREATE FUNCTION pass_gate() RETURNS trigger LANGUAGE plpgsql AS $$
-		BEGIN
-			WHILE EXISTS (SELECT FROM public.gate WHERE shut) LOOP
-				PERFORM pg_sleep(0.02);
-			END LOOP;
-			RETURN NULL;
-		END $$;
-		CREATE TRIGGER pass_gate AFTER INSERT ON viralpilot.ledger FOR EACH ROW
-			WHEN (NEW.cognito_user_id = 'u' AND NEW.kind = 'consume') EXECUTE FUNCTION pass_gate()`)
-	return func() {
-		d.t.Helper()
-		d.exec("UPDATE gate SET shut = false")
-	}
-}
-
-// awaitGated returns once a transaction stands at the gate.
-func (d database) awaitGated() {
-	d.t.Helper()
-	await(d.t, "a transaction stands at the gate", func() bool {
-		return query[int](d, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'") > 0
-	})
+	d.T.Helper()
+	d.Exec("BEGIN")
+	d.Exec("SELECT FROM viralpilot.userdata WHERE cognito_user_id = $1 FOR UPDATE", id)
+	return sync.OnceFunc(func() { d.Exec("COMMIT") })
 }
 
 func TestAUsedUpPoolIsOverload(t *testing.T) {
@@ -285,12 +257,12 @@ func TestAUsedUpPoolIsOverload(t *testing.T) {
 	db := connect(t, url)
 	create(t, store, "u", 100)
 	create(t, store, "other", 100)
-	pass := db.gate()
+	pass := db.Gate()
 	held := background(t, func() error {
 		_, err := store.Update(t.Context(), user.Ref{AccountID: "u"}, spend(""))
 		return err
 	})
-	db.awaitGated()
+	db.AwaitGated()
 	before := db.content()
 	begin := time.Now()
 	_, err := store.Update(t.Context(), user.Ref{AccountID: "other"}, spend(""))
@@ -347,7 +319,7 @@ func TestAReadOnlyDatabase(t *testing.T) {
 	db := connect(t, url)
 	create(t, open(t, url), "u", 100)
 	before := db.content()
-	db.exec(fmt.Sprintf("ALTER DATABASE %s SET default_transaction_read_only = on", query[string](db, "SELECT quote_ident(current_database())")))
+	db.Exec(fmt.Sprintf("ALTER DATABASE %s SET default_transaction_read_only = on", localpgtest.Query[string](db, "SELECT quote_ident(current_database())")))
 	store := open(t, url) // starts all the same
 	t.Run("refuses changes as not available", func(t *testing.T) {
 		_, err := store.Update(t.Context(), user.Ref{AccountID: "u"}, spend("k"))
@@ -385,17 +357,17 @@ func TestACallerThatGoesAway(t *testing.T) {
 				done++
 			}
 		}
-		if n := query[int](db, "SELECT count(*) FROM viralpilot.ledger WHERE kind = 'consume'"); n != done {
+		if n := localpgtest.Query[int](db, "SELECT count(*) FROM viralpilot.ledger WHERE kind = 'consume'"); n != done {
 			t.Errorf("%d updates were done, and %d callers were told so", n, done)
 		}
 	})
 	t.Run("while it waits for a connection changes nothing", func(t *testing.T) {
-		pass := db.gate()
+		pass := db.Gate()
 		held := background(t, func() error {
 			_, err := store.Update(t.Context(), user.Ref{AccountID: "u"}, spend("held"))
 			return err
 		})
-		db.awaitGated()
+		db.AwaitGated()
 		ctx, cancel := context.WithCancel(t.Context())
 		var called atomic.Bool
 		waiting := background(t, func() error {
@@ -446,12 +418,12 @@ func TestAnUpdateThatFailsFailsNoneOfThoseServedWithIt(t *testing.T) {
 			for i := range accounts {
 				create(t, store, fmt.Sprint("a", i), 100)
 			}
-			pass := db.gate()
+			pass := db.Gate()
 			held := background(t, func() error {
 				_, err := store.Update(t.Context(), user.Ref{AccountID: "u"}, spend(""))
 				return err
 			})
-			db.awaitGated()
+			db.AwaitGated()
 
 			// Of each account's updates a rule refuses one, and four fail.
 			unexpected := errors.New("unexpected")
@@ -513,7 +485,7 @@ func TestAnUpdateThatFailsFailsNoneOfThoseServedWithIt(t *testing.T) {
 					good++
 				}
 			}
-			if n := query[int64](db, "SELECT count(*) FROM viralpilot.ledger WHERE kind = 'consume' AND cognito_user_id <> 'u'"); n != good {
+			if n := localpgtest.Query[int64](db, "SELECT count(*) FROM viralpilot.ledger WHERE kind = 'consume' AND cognito_user_id <> 'u'"); n != good {
 				t.Errorf("%d entries of %d updates", n, good)
 			}
 			for i := range accounts {
@@ -595,9 +567,9 @@ func TestTwoReplicasAtTheMonthsFirstInstantGrantOnce(t *testing.T) {
 	}
 	// What the replica that was late charged before the grant belongs to November, the rest to December.
 	const grants = "SELECT count(*) FROM viralpilot.ledger WHERE kind = 'monthly_reset'"
-	late := query[int64](db, `SELECT count(*) FROM viralpilot.ledger WHERE kind = 'consume'
+	late := localpgtest.Query[int64](db, `SELECT count(*) FROM viralpilot.ledger WHERE kind = 'consume'
 		AND entry_id < (SELECT min(entry_id) FROM viralpilot.ledger WHERE kind = 'monthly_reset')`)
-	if n := query[int](db, grants); n != 1 {
+	if n := localpgtest.Query[int](db, grants); n != 1 {
 		t.Errorf("%d grants", n)
 	}
 	if used := spent.Load() - late; a.TokensUsed != used || a.TokensRemaining != 1050-used || !a.LastReset.Equal(month) {

@@ -15,7 +15,7 @@ func TestDatesThatNobodyCanShowAreReadAsNone(t *testing.T) {
 		"later than all": "infinity", "before all": "-infinity", "after 9999": "12026-11-24", "before Christ": "0044-03-15 BC",
 	} {
 		t.Run(id, func(t *testing.T) {
-			db.exec(`INSERT INTO viralpilot.userdata (cognito_user_id, subscription_tier, subscription_renewal_date,
+			db.Exec(`INSERT INTO viralpilot.userdata (cognito_user_id, subscription_tier, subscription_renewal_date,
 				last_token_reset_date, created_at, updated_at) VALUES ($1, 'tester', $2::text::timestamp, $2::text::timestamp,
 				$2::text::timestamp, $2::text::timestamp)`, id, date)
 			a, err := service(t, store).Account(t.Context(), id)

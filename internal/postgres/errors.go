@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 
@@ -25,6 +26,13 @@ const (
 	sqlClassResources            = "53"
 	sqlClassOperatorIntervention = "57"
 	sqlClassSystemError          = "58"
+)
+
+var (
+	// errOutcomeUnknown says that a commit was sent and did not come back as it has to.
+	errOutcomeUnknown = errors.New("the outcome of the commit is not known")
+	// errUnconfirmed is the one of a commit that may not have reached the standby.
+	errUnconfirmed = fmt.Errorf("%w: no standby has confirmed it", errOutcomeUnknown)
 )
 
 // translate turns what the driver reports into an error of package user. What it does not know stays as it is, and
@@ -75,4 +83,21 @@ func repeatable(err error) bool {
 // prepared. The code is that of everything that is not supported; its routine is not.
 func staleStatement(pg *pgconn.PgError) bool {
 	return pg.Code == sqlFeatureNotSupported && pg.Routine == "RevalidateCachedQuery"
+}
+
+// notDoneError marks a connection that was lost before anything was committed.
+type notDoneError struct{ error }
+
+func (e notDoneError) Unwrap() error { return e.error }
+
+// SafeToRetry makes pgconn.SafeToRetry say so.
+func (notDoneError) SafeToRetry() bool { return true }
+
+// notDone marks err as repeatable when it is one of the connection: PostgreSQL rolls back what it was told before.
+func notDone(err error) error {
+	var pg *pgconn.PgError
+	if err == nil || errors.As(err, &pg) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return notDoneError{fmt.Errorf("before the commit: %w", err)}
 }

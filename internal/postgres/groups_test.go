@@ -130,7 +130,7 @@ func playRecorded(t *testing.T, sequence [][]recorded, batchMax int) (answers, s
 			t.Fatal(err)
 		}
 	}
-	pass := db.gate()
+	pass := db.Gate()
 	var b strings.Builder
 	entryOf := map[int]int64{} // by the number of its command
 	first := 0
@@ -141,12 +141,12 @@ func playRecorded(t *testing.T, sequence [][]recorded, batchMax int) (answers, s
 		}
 		outcomes := make([]outcome, len(round))
 		// While the gate is shut all of them gather, in their order.
-		db.exec("UPDATE gate SET shut = true")
+		db.Exec("UPDATE gate SET shut = true")
 		held := background(t, func() error {
 			_, err := store.Update(t.Context(), user.Ref{AccountID: "u"}, spend(""))
 			return err
 		})
-		db.awaitGated()
+		db.AwaitGated()
 		var running sync.WaitGroup
 		for i, c := range round {
 			entry := entryOf[c.refunds]

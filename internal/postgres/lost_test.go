@@ -35,7 +35,7 @@ func TestAConnectionThatIsLostDuringTheCommit(t *testing.T) {
 			case key == "":
 				wantError(t, err, user.ErrDatabaseUnavailable)
 			}
-			if n := query[int](db, consumes); n != 1 {
+			if n := localpgtest.Query[int](db, consumes); n != 1 {
 				t.Errorf("done %d times", n)
 			}
 		})
@@ -44,10 +44,10 @@ func TestAConnectionThatIsLostDuringTheCommit(t *testing.T) {
 			dsn := localpgtest.New(t)
 			store, db := open(t, dsn, func(o *postgres.Options) { o.MaxConns = 1 }), connect(t, dsn)
 			create(t, store, "u", 100)
-			pass := db.gate()
+			pass := db.Gate()
 			updated := background(t, func() error { return consume(service(t, store)) })
-			db.awaitGated()
-			db.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'user-management'")
+			db.AwaitGated()
+			db.Exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'user-management'")
 			pass()
 			err := <-updated
 			if key == "" || err != nil {
@@ -57,7 +57,7 @@ func TestAConnectionThatIsLostDuringTheCommit(t *testing.T) {
 			if err != nil {
 				want = 0
 			}
-			if n := query[int](db, consumes); n != want {
+			if n := localpgtest.Query[int](db, consumes); n != want {
 				t.Errorf("done %d times after %v", n, err)
 			}
 		})
@@ -72,7 +72,7 @@ func TestAnAccountWhoseCommitIsNotAnswered(t *testing.T) {
 	lost := proxy.At(localpgtest.Answer("commit"), localpgtest.Cut, 1)
 	_, err := s.Create(t.Context(), user.NewAccount{ID: "u"})
 	wantError(t, err, user.ErrDatabaseUnavailable) // and not that there is one already
-	if n := query[int](db, "SELECT count(*) FROM viralpilot.account_state"); n != 1 || lost.Left() != 0 {
+	if n := localpgtest.Query[int](db, "SELECT count(*) FROM viralpilot.account_state"); n != 1 || lost.Left() != 0 {
 		t.Errorf("made %d times", n)
 	}
 	_, err = s.Create(t.Context(), user.NewAccount{ID: "u"})
@@ -93,7 +93,7 @@ func TestAReservationWithoutAnEntryWhoseCommitIsNotAnswered(t *testing.T) {
 	if err != nil || lost.Left() != 0 {
 		t.Fatalf("%v", err)
 	}
-	if n := query[int](db, "SELECT count(*) FROM viralpilot.reservations WHERE reservation_id = $1", made.Reservation.ID); n != 1 {
+	if n := localpgtest.Query[int](db, "SELECT count(*) FROM viralpilot.reservations WHERE reservation_id = $1", made.Reservation.ID); n != 1 {
 		t.Errorf("made %d times", n)
 	}
 }
@@ -105,15 +105,15 @@ func TestACommitThatIsNotAnsweredAndCannotBeLookedUp(t *testing.T) {
 	proxy := localpgtest.NewProxy(t, dsn)
 	store, db, rival := open(t, proxy.URL()), connect(t, dsn), connect(t, dsn)
 	create(t, store, "u", 100)
-	pass := db.gate()
+	pass := db.Gate()
 	consumed := background(t, func() error {
 		_, err := service(t, store).Consume(t.Context(), "u", user.Consume{Tokens: 1, Meta: user.Meta{IdempotencyKey: "k"}})
 		return err
 	})
-	db.awaitGated()
+	db.AwaitGated()
 	// It gets the row as soon as the commit is done, and keeps it.
 	locked := background(t, func() error {
-		_, err := rival.conn.Exec(t.Context(), "BEGIN; SELECT FROM viralpilot.userdata FOR UPDATE")
+		_, err := rival.Conn.Exec(t.Context(), "BEGIN; SELECT FROM viralpilot.userdata FOR UPDATE")
 		return err
 	})
 	db.awaitLockWaiters(1)
@@ -123,7 +123,7 @@ func TestACommitThatIsNotAnsweredAndCannotBeLookedUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantError(t, <-consumed, user.ErrDatabaseUnavailable)
-	if n := query[int](db, "SELECT count(*) FROM viralpilot.ledger WHERE kind = 'consume'"); n != 1 || lost.Left() != 0 {
+	if n := localpgtest.Query[int](db, "SELECT count(*) FROM viralpilot.ledger WHERE kind = 'consume'"); n != 1 || lost.Left() != 0 {
 		t.Errorf("done %d times", n)
 	}
 }

@@ -30,8 +30,7 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// patience bounds every wait for something that happens soon unless the code is wrong.
-const patience = 30 * time.Second
+const patience = localpgtest.Patience
 
 func options(url string) postgres.Options {
 	return postgres.Options{
@@ -56,57 +55,30 @@ func open(t *testing.T, url string, change ...func(*postgres.Options)) *postgres
 }
 
 // database is a connection past the store, for one goroutine.
-type database struct {
-	t    testing.TB
-	conn *pgx.Conn
-}
+type database struct{ localpgtest.Database }
 
 func connect(t *testing.T, url string) database {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), localpgtest.Direct(url))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
-	d := database{t, conn}
-	d.exec("SET timezone = 'UTC'")
-	return d
-}
-
-// exec runs SQL; without arguments it may be several statements.
-func (d database) exec(sql string, args ...any) {
-	d.t.Helper()
-	if _, err := d.conn.Exec(d.t.Context(), sql, args...); err != nil {
-		d.t.Fatalf("%v\n%s", err, sql)
-	}
-}
-
-// query returns the only value of the only row.
-func query[T any](d database, sql string, args ...any) (value T) {
-	d.t.Helper()
-	if err := d.conn.QueryRow(d.t.Context(), sql, args...).Scan(&value); err != nil {
-		d.t.Fatalf("%v\n%s", err, sql)
-	}
-	return value
+	return database{localpgtest.Connect(t, url)}
 }
 
 // lines returns the only column of all rows, a line a row.
 func (d database) lines(sql string, args ...any) string {
-	d.t.Helper()
-	rows, err := d.conn.Query(d.t.Context(), sql, args...)
+	d.T.Helper()
+	rows, err := d.Conn.Query(d.T.Context(), sql, args...)
 	if err != nil {
-		d.t.Fatalf("%v\n%s", err, sql)
+		d.T.Fatalf("%v\n%s", err, sql)
 	}
 	values, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		d.t.Fatalf("%v\n%s", err, sql)
+		d.T.Fatalf("%v\n%s", err, sql)
 	}
 	return strings.Join(values, "\n")
 }
 
 // content returns every row of the tables that accounts live in.
 func (d database) content() string {
-	d.t.Helper()
+	d.T.Helper()
 	var b strings.Builder
 	for _, table := range []string{"userdata", "account_state", "ledger", "reservations"} {
 		fmt.Fprintf(&b, "%s:\n%s\n", table, d.lines("SELECT t::text FROM viralpilot."+table+" AS t ORDER BY 1"))
@@ -116,23 +88,11 @@ func (d database) content() string {
 
 // awaitLockWaiters returns once n sessions of the database wait for a lock.
 func (d database) awaitLockWaiters(n int) {
-	d.t.Helper()
-	await(d.t, fmt.Sprintf("%d sessions wait for a lock", n), func() bool {
-		return query[int](d, `SELECT count(*) FROM pg_stat_activity
+	d.T.Helper()
+	localpgtest.Await(d.T, fmt.Sprintf("%d sessions wait for a lock", n), func() bool {
+		return localpgtest.Query[int](d, `SELECT count(*) FROM pg_stat_activity
 			WHERE datname = current_database() AND wait_event_type = 'Lock'`) == n
 	})
-}
-
-// await polls until ok.
-func await(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(patience); !ok(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", patience, what)
-		}
-	}
 }
 
 // background runs f in a goroutine that the test waits for, and returns where its error arrives.

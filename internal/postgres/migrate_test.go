@@ -51,7 +51,7 @@ CREATE TABLE %s.userdata (
 
 // columns describes the columns of viralpilot.userdata in their order, and constraints its keys and checks.
 func (d database) columns() []string {
-	d.t.Helper()
+	d.T.Helper()
 	return strings.Split(d.lines(`
 		SELECT concat_ws(' ', attname, format_type(atttypid, atttypmod), CASE WHEN attnotnull THEN 'NOT NULL' END,
 			'DEFAULT ' || pg_get_expr(adbin, adrelid))
@@ -60,14 +60,14 @@ func (d database) columns() []string {
 }
 
 func (d database) constraints() string {
-	d.t.Helper()
+	d.T.Helper()
 	return d.lines(`SELECT pg_get_constraintdef(oid) FROM pg_constraint
 		WHERE conrelid = 'viralpilot.userdata'::regclass AND contype <> 'n' ORDER BY 1`)
 }
 
 // schema describes everything in the schema viralpilot, and the versions that have been applied.
 func (d database) schema() string {
-	d.t.Helper()
+	d.T.Helper()
 	return d.lines(`
 		SELECT format('%s.%s %s', table_name, column_name, data_type) FROM information_schema.columns WHERE table_schema = 'viralpilot'
 		UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'viralpilot'
@@ -81,7 +81,7 @@ func TestUserdataIsTheTableOfTheEarlierREADME(t *testing.T) {
 	t.Parallel()
 	url := localpgtest.Empty(t)
 	want := connect(t, url)
-	want.exec("CREATE SCHEMA viralpilot;" + readmeTable)
+	want.Exec("CREATE SCHEMA viralpilot;" + readmeTable)
 	wantColumns, wantConstraints := want.columns(), want.constraints()
 	if len(wantColumns) != 12 {
 		t.Fatalf("%d columns: %q", len(wantColumns), wantColumns)
@@ -125,8 +125,8 @@ func TestReplicasThatStartAtOnceMakeOneSchema(t *testing.T) {
 	want := connect(t, localpgtest.New(t)).schema()
 	url := localpgtest.Empty(t)
 	db := connect(t, url)
-	db.exec(fmt.Sprintf(tenColumns, "public"))
-	db.exec("INSERT INTO public.userdata (cognito_user_id) SELECT 'user-' || n FROM generate_series(1, 100) n")
+	db.Exec(fmt.Sprintf(tenColumns, "public"))
+	db.Exec("INSERT INTO public.userdata (cognito_user_id) SELECT 'user-' || n FROM generate_series(1, 100) n")
 
 	const replicas = 8
 	var logs [replicas]log
@@ -153,7 +153,7 @@ func TestReplicasThatStartAtOnceMakeOneSchema(t *testing.T) {
 	if got := db.schema(); got != want {
 		t.Errorf("schema:\n%s\nwant\n%s", got, want)
 	}
-	if n := query[int](db, "SELECT count(*) FROM viralpilot.userdata"); n != 100 {
+	if n := localpgtest.Query[int](db, "SELECT count(*) FROM viralpilot.userdata"); n != 100 {
 		t.Errorf("%d accounts were copied, want 100", n)
 	}
 	migrated := 0
@@ -191,7 +191,7 @@ func TestAnExistingTableKeepsItsRowsAndServes(t *testing.T) {
 			t.Parallel()
 			url := localpgtest.Empty(t)
 			db := connect(t, url)
-			db.exec("CREATE SCHEMA viralpilot;" + table + oldRows)
+			db.Exec("CREATE SCHEMA viralpilot;" + table + oldRows)
 			const rows = `SELECT (to_jsonb(u) - 'username' - 'email')::text FROM viralpilot.userdata u ORDER BY cognito_user_id`
 			before := db.lines(rows)
 			s := service(t, open(t, url))
@@ -237,7 +237,7 @@ func TestAnExistingTableWithNULLsGetsTheDefaults(t *testing.T) {
 	t.Parallel()
 	url := localpgtest.Empty(t)
 	db := connect(t, url)
-	db.exec("CREATE SCHEMA viralpilot;" + fmt.Sprintf(tenColumns, "viralpilot") +
+	db.Exec("CREATE SCHEMA viralpilot;" + fmt.Sprintf(tenColumns, "viralpilot") +
 		"INSERT INTO viralpilot.userdata (cognito_user_id, tokens_remaining) VALUES ('null', 7)")
 	a, err := service(t, open(t, url)).Account(t.Context(), "null")
 	if err != nil {
@@ -281,7 +281,7 @@ func TestRowsOfPublicUserdata(t *testing.T) {
 			t.Parallel()
 			url := localpgtest.Empty(t)
 			db := connect(t, url)
-			db.exec(test.setUp)
+			db.Exec(test.setUp)
 			const old = "SELECT u::text FROM public.userdata u ORDER BY 1"
 			before := db.lines(old)
 			var l log
@@ -292,7 +292,7 @@ func TestRowsOfPublicUserdata(t *testing.T) {
 			if after := db.lines(old); after != before {
 				t.Errorf("the old table before:\n%s\nafter:\n%s", before, after)
 			}
-			if n := query[int](db, "SELECT count(*) FROM viralpilot.userdata"); n != max(test.copied, 0) {
+			if n := localpgtest.Query[int](db, "SELECT count(*) FROM viralpilot.userdata"); n != max(test.copied, 0) {
 				t.Errorf("%d rows were copied, want %d", n, test.copied)
 			}
 			line, wantLines := "copied", 0
@@ -303,10 +303,10 @@ func TestRowsOfPublicUserdata(t *testing.T) {
 				t.Errorf("%d lines say %q, want %d:\n%s", n, line, wantLines, l.String())
 			}
 			if test.copied > 0 {
-				if row := query[string](db, "SELECT u::text FROM viralpilot.userdata u WHERE cognito_user_id = 'full'"); row != test.full {
+				if row := localpgtest.Query[string](db, "SELECT u::text FROM viralpilot.userdata u WHERE cognito_user_id = 'full'"); row != test.full {
 					t.Errorf("row %s, want %s", row, test.full)
 				}
-				defaults := query[string](db, `SELECT concat_ws(' ', subscription_tier, subscription_status, tokens_remaining,
+				defaults := localpgtest.Query[string](db, `SELECT concat_ws(' ', subscription_tier, subscription_status, tokens_remaining,
 					tokens_used_this_month, is_active, last_token_reset_date, created_at > now() AT TIME ZONE 'UTC' - interval '1 minute')
 					FROM viralpilot.userdata WHERE cognito_user_id = 'null'`)
 				if defaults != "free active 0 0 t t" {
@@ -321,9 +321,9 @@ func TestARestartDoesNotBringBackARemovedRow(t *testing.T) {
 	t.Parallel()
 	url := localpgtest.Empty(t)
 	db := connect(t, url)
-	db.exec(fmt.Sprintf(tenColumns, "public") + "INSERT INTO public.userdata (cognito_user_id) VALUES ('gone'), ('kept')")
+	db.Exec(fmt.Sprintf(tenColumns, "public") + "INSERT INTO public.userdata (cognito_user_id) VALUES ('gone'), ('kept')")
 	open(t, url)
-	db.exec("DELETE FROM viralpilot.userdata WHERE cognito_user_id = 'gone'")
+	db.Exec("DELETE FROM viralpilot.userdata WHERE cognito_user_id = 'gone'")
 	open(t, url)
 	if ids := db.lines("SELECT cognito_user_id FROM viralpilot.userdata"); ids != "kept" {
 		t.Errorf("accounts: %s", ids)
@@ -333,10 +333,10 @@ func TestARestartDoesNotBringBackARemovedRow(t *testing.T) {
 // login makes a role of its own for the test and returns the URL with it; each %s in grants becomes its name.
 func login(t *testing.T, db database, dsn, grants string) string {
 	t.Helper()
-	role := query[string](db, "SELECT 'role_of_' || current_database()")
-	db.exec(strings.ReplaceAll("CREATE ROLE %s LOGIN PASSWORD 'role-secret';"+grants, "%s", role))
+	role := localpgtest.Query[string](db, "SELECT 'role_of_' || current_database()")
+	db.Exec(strings.ReplaceAll("CREATE ROLE %s LOGIN PASSWORD 'role-secret';"+grants, "%s", role))
 	t.Cleanup(func() {
-		if _, err := db.conn.Exec(context.Background(), strings.ReplaceAll("DROP OWNED BY %s; DROP ROLE %s", "%s", role)); err != nil {
+		if _, err := db.Conn.Exec(context.Background(), strings.ReplaceAll("DROP OWNED BY %s; DROP ROLE %s", "%s", role)); err != nil {
 			t.Error(err)
 		}
 	})
@@ -366,7 +366,7 @@ func TestARoleThatOwnsNothing(t *testing.T) {
 		dsn := localpgtest.Empty(t)
 		db := connect(t, dsn)
 		create(t, open(t, login(t, db, dsn, fmt.Sprintf("GRANT CREATE ON DATABASE %s TO %%s",
-			query[string](db, "SELECT quote_ident(current_database())")))), "u", 5)
+			localpgtest.Query[string](db, "SELECT quote_ident(current_database())")))), "u", 5)
 	})
 	t.Run("is told in one line when the schema is missing", func(t *testing.T) {
 		t.Parallel()
@@ -397,7 +397,7 @@ func TestANewerSchemaStillServes(t *testing.T) {
 	t.Parallel()
 	url := localpgtest.New(t)
 	db := connect(t, url)
-	db.exec(`INSERT INTO viralpilot.goose_db_version (version_id, is_applied) VALUES (9999, true);
+	db.Exec(`INSERT INTO viralpilot.goose_db_version (version_id, is_applied) VALUES (9999, true);
 		ALTER TABLE viralpilot.userdata ADD nickname TEXT;
 		ALTER TABLE viralpilot.ledger ADD reason TEXT NOT NULL DEFAULT 'none'`)
 	before := db.schema()
@@ -415,7 +415,7 @@ func TestAnotherUserOfGooseIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	url := localpgtest.Empty(t)
 	db := connect(t, url)
-	db.exec(`CREATE TABLE public.goose_db_version (id INT PRIMARY KEY, version_id BIGINT NOT NULL, is_applied BOOLEAN NOT NULL, tstamp TIMESTAMP);
+	db.Exec(`CREATE TABLE public.goose_db_version (id INT PRIMARY KEY, version_id BIGINT NOT NULL, is_applied BOOLEAN NOT NULL, tstamp TIMESTAMP);
 		INSERT INTO public.goose_db_version VALUES (1, 0, true), (2, 1, true), (3, 2, true), (4, 17, true)`)
 	const rows = "SELECT v::text FROM public.goose_db_version v ORDER BY 1"
 	before := db.lines(rows)
@@ -445,7 +445,7 @@ func TestAMigrationThatFailsLeavesNothingHalfDone(t *testing.T) {
 			t.Parallel()
 			url := localpgtest.Empty(t)
 			db := connect(t, url)
-			db.exec(test.setUp)
+			db.Exec(test.setUp)
 			const everything = `SELECT format('%s.%s.%s %s', table_schema, table_name, column_name, is_nullable) FROM information_schema.columns
 				WHERE table_name <> 'goose_db_version' AND table_schema IN ('public', 'viralpilot') ORDER BY 1`
 			before := db.lines(everything)
@@ -456,7 +456,7 @@ func TestAMigrationThatFailsLeavesNothingHalfDone(t *testing.T) {
 					t.Fatalf("before:\n%s\nafter:\n%s", before, after)
 				}
 			}
-			db.exec(test.repair)
+			db.Exec(test.repair)
 			create(t, open(t, url), "u", 5)
 		})
 	}
@@ -466,14 +466,14 @@ func TestInstantsAreStoredInUTCWhateverTheServersTimeZone(t *testing.T) {
 	t.Parallel()
 	url := localpgtest.Empty(t)
 	db := connect(t, url)
-	db.exec(fmt.Sprintf("ALTER DATABASE %s SET timezone = 'Asia/Tokyo'", query[string](db, "SELECT quote_ident(current_database())")))
-	db.exec(fmt.Sprintf(tenColumns, "public") + "INSERT INTO public.userdata (cognito_user_id) VALUES ('copied')")
+	db.Exec(fmt.Sprintf("ALTER DATABASE %s SET timezone = 'Asia/Tokyo'", localpgtest.Query[string](db, "SELECT quote_ident(current_database())")))
+	db.Exec(fmt.Sprintf(tenColumns, "public") + "INSERT INTO public.userdata (cognito_user_id) VALUES ('copied')")
 	store := open(t, url)
 	var copied time.Time
-	if copied = query[time.Time](db, "SELECT created_at FROM viralpilot.userdata WHERE cognito_user_id = 'copied'"); time.Since(copied).Abs() > time.Minute {
+	if copied = localpgtest.Query[time.Time](db, "SELECT created_at FROM viralpilot.userdata WHERE cognito_user_id = 'copied'"); time.Since(copied).Abs() > time.Minute {
 		t.Errorf("a row was copied at %s, and it is %s", copied, time.Now().UTC())
 	}
-	db.exec(`CREATE TABLE zones (zone TEXT);
+	db.Exec(`CREATE TABLE zones (zone TEXT);
 		CREATE FUNCTION note_zone() RETURNS trigger LANGUAGE plpgsql AS
 			'BEGIN INSERT INTO public.zones VALUES (current_setting(''TimeZone'')); RETURN NULL; END';
 		CREATE TRIGGER note_zone AFTER INSERT ON viralpilot.ledger FOR EACH ROW EXECUTE FUNCTION note_zone()`)
@@ -481,7 +481,7 @@ func TestInstantsAreStoredInUTCWhateverTheServersTimeZone(t *testing.T) {
 	if zones := db.lines("SELECT DISTINCT zone FROM zones"); zones != "UTC" {
 		t.Errorf("time zone of the session: %s", zones)
 	}
-	if stored := query[string](db, "SELECT created_at::text FROM viralpilot.userdata WHERE cognito_user_id = 'u'"); stored != "2026-11-24 10:00:00.123456" {
+	if stored := localpgtest.Query[string](db, "SELECT created_at::text FROM viralpilot.userdata WHERE cognito_user_id = 'u'"); stored != "2026-11-24 10:00:00.123456" {
 		t.Errorf("stored: %s", stored)
 	}
 	a, err := store.Account(t.Context(), "u")

@@ -31,7 +31,7 @@ func TestOpenWaitsForADatabaseThatStartsLater(t *testing.T) {
 		}
 		return err
 	})
-	await(t, "the log says what is waited for", func() bool { return strings.Contains(l.String(), "waiting for the database") })
+	localpgtest.Await(t, "the log says what is waited for", func() bool { return strings.Contains(l.String(), "waiting for the database") })
 	if err := server.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestOpenGivesUpAtOnceWhereWaitingCannotHelp(t *testing.T) {
 	})
 	t.Run("no right to connect", func(t *testing.T) {
 		closed := login(t, db, dsn, "")
-		db.exec(fmt.Sprintf("REVOKE CONNECT ON DATABASE %s FROM PUBLIC", query[string](db, "SELECT quote_ident(current_database())")))
+		db.Exec(fmt.Sprintf("REVOKE CONNECT ON DATABASE %s FROM PUBLIC", localpgtest.Query[string](db, "SELECT quote_ident(current_database())")))
 		err := openAtOnce(t, closed)
 		wantLine(t, err, "may not connect to the database", "DATABASE_URL")
 	})
@@ -161,7 +161,7 @@ func TestOpenEndsWithItsContext(t *testing.T) {
 		_, err := postgres.Open(ctx, o)
 		return err
 	})
-	await(t, "it waits", func() bool { return strings.Contains(l.String(), "waiting") })
+	localpgtest.Await(t, "it waits", func() bool { return strings.Contains(l.String(), "waiting") })
 	cancel()
 	if err := <-opened; !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
@@ -202,8 +202,8 @@ func TestPing(t *testing.T) {
 			t.Fatal(err)
 		}
 		name := strings.TrimPrefix(u.Path, "/")
-		db.exec(fmt.Sprintf("ALTER DATABASE %q ALLOW_CONNECTIONS false", name))
-		db.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+		db.Exec(fmt.Sprintf("ALTER DATABASE %q ALLOW_CONNECTIONS false", name))
+		db.Exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
 		_, err = store.Account(t.Context(), "u") // may still meet a connection that was open
 		wantError(t, err, user.ErrDatabaseUnavailable)
 		wantError(t, store.Ping(t.Context()), user.ErrDatabaseUnavailable)

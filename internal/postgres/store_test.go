@@ -124,7 +124,7 @@ func TestUpdateWritesNothingWhenAPartFails(t *testing.T) {
 	t.Parallel()
 	url := localpgtest.New(t)
 	store, db := open(t, url), connect(t, url)
-	db.exec(`CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''no''; END'`)
+	db.Exec(`CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''no''; END'`)
 	create(t, store, "u", 100)
 	before := db.content()
 	for _, table := range []string{"userdata", "account_state", "ledger", "reservations"} {
@@ -133,8 +133,8 @@ func TestUpdateWritesNothingWhenAPartFails(t *testing.T) {
 			"at the commit": "CREATE CONSTRAINT TRIGGER fail AFTER INSERT OR UPDATE ON viralpilot.%s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fail()",
 		} {
 			t.Run(table+" "+when, func(t *testing.T) {
-				db.exec(fmt.Sprintf(trigger, table))
-				defer db.exec("DROP TRIGGER fail ON viralpilot." + table)
+				db.Exec(fmt.Sprintf(trigger, table))
+				defer db.Exec("DROP TRIGGER fail ON viralpilot." + table)
 				_, err := store.Update(t.Context(), user.Ref{AccountID: "u"}, full)
 				if known := (*user.Error)(nil); err == nil || errors.As(err, &known) {
 					t.Errorf("got %v, want an unexpected error", err)
@@ -192,7 +192,7 @@ func TestHoldsAreReadWhenTheyAreAskedFor(t *testing.T) {
 	store, db := open(t, url), connect(t, url)
 	create(t, store, "u", 100)
 	create(t, store, "other", 100)
-	db.exec(`INSERT INTO viralpilot.reservations (cognito_user_id, reservation_id, status, tokens, created_at, expires_at) VALUES
+	db.Exec(`INSERT INTO viralpilot.reservations (cognito_user_id, reservation_id, status, tokens, created_at, expires_at) VALUES
 		('u', '` + hold1 + `', 'open', 5, '2026-11-24', '2026-11-25'), ('u', '` + hold2 + `', 'released', 6, '2026-11-24', '2026-11-25'),
 		('other', '` + hold3 + `', 'open', 7, '2026-11-24', '2026-11-25')`)
 	var seen []user.State
@@ -210,7 +210,7 @@ func TestHoldsAreReadWhenTheyAreAskedFor(t *testing.T) {
 	if len(seen) != 2 || seen[0].HoldsLoaded || len(seen[0].Holds) != 0 || len(seen[1].Holds) != 1 || seen[1].Holds[0].ID != hold1 {
 		t.Errorf("states: %+v", seen)
 	}
-	if n := query[int](db, "SELECT count(*) FROM viralpilot.ledger WHERE cognito_user_id = 'u' AND kind <> 'top_up'"); n != 1 {
+	if n := localpgtest.Query[int](db, "SELECT count(*) FROM viralpilot.ledger WHERE cognito_user_id = 'u' AND kind <> 'top_up'"); n != 1 {
 		t.Errorf("%d entries", n)
 	}
 }
@@ -307,7 +307,7 @@ func TestEntriesOfAnAccount(t *testing.T) {
 	store, db := open(t, url), connect(t, url)
 	create(t, store, "u", 0)
 	create(t, store, "other", 9)
-	db.exec(`INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, created_at)
+	db.Exec(`INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, created_at)
 		SELECT 'u', CASE WHEN n % 3 = 0 THEN 'top_up' ELSE 'consume' END, n, 0, 0, timestamptz '2026-11-01 00:00:00Z' + n * interval '1 minute'
 		FROM generate_series(1, 20) n`)
 	minute := func(n int) time.Time { return time.Date(2026, 11, 1, 0, n, 0, 0, time.UTC) }
@@ -383,7 +383,7 @@ func TestAnAccountIsCreatedOnce(t *testing.T) {
 		t.Errorf("it was made %d times", made)
 	}
 	for _, table := range []string{"userdata", "account_state", "ledger"} {
-		if n := query[int](db, "SELECT count(*) FROM viralpilot."+table); n != 1 {
+		if n := localpgtest.Query[int](db, "SELECT count(*) FROM viralpilot."+table); n != 1 {
 			t.Errorf("%d rows in %s", n, table)
 		}
 	}
@@ -393,7 +393,7 @@ func TestARowWithoutSideRow(t *testing.T) {
 	t.Parallel()
 	url := localpgtest.New(t)
 	store, db := open(t, url), connect(t, url)
-	db.exec("INSERT INTO viralpilot.userdata (cognito_user_id, tokens_remaining) VALUES ('u', 7)")
+	db.Exec("INSERT INTO viralpilot.userdata (cognito_user_id, tokens_remaining) VALUES ('u', 7)")
 	a, err := store.Account(t.Context(), "u")
 	if err != nil || a.Adopted || a.TopUps != 0 || a.TokensRemaining != 7 {
 		t.Fatalf("account %+v, %v", a, err)

@@ -60,7 +60,7 @@ func TestProxyPassesEverythingOn(t *testing.T) {
 				_, err := slow.Exec(ctx, "SELECT pg_sleep(30)")
 				asleep <- err
 			}()
-			await(t, "it is cancelled", func() bool { // at first it may not have begun yet
+			localpgtest.Await(t, "it is cancelled", func() bool { // at first it may not have begun yet
 				if err := slow.PgConn().CancelRequest(ctx); err != nil {
 					t.Fatal(err)
 				}
@@ -124,7 +124,7 @@ func TestProxyFaults(t *testing.T) {
 					if test.fault == localpgtest.Mute {
 						proxy.CutAll() // or the server would go on waiting
 					}
-					await(t, "the server has done with it", func() bool {
+					localpgtest.Await(t, "the server has done with it", func() bool {
 						var n int
 						const count = `SELECT count(*) FROM pg_stat_activity
 							WHERE datname = current_database()`
@@ -199,18 +199,6 @@ func connect(t *testing.T, url string) *pgx.Conn {
 	}
 	t.Cleanup(func() { conn.Close(context.Background()) })
 	return conn
-}
-
-// await polls until ok.
-func await(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(time.Minute); !ok(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within a minute: %s", what)
-		}
-	}
 }
 
 func wantCode(t *testing.T, err error, code string) {
