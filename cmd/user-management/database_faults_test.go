@@ -3,7 +3,6 @@
 package main_test
 
 import (
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -107,12 +106,7 @@ func (c *clients) retried(replicas ...*service) {
 // metric is the value of a metric without labels.
 func (s *service) metric(name string) float64 {
 	s.t.Helper()
-	res, err := client.Get(s.url + "/metrics")
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer res.Body.Close()
-	text, err := io.ReadAll(res.Body)
+	_, _, text, err := s.send(http.MethodGet, "/metrics", "", "")
 	if err != nil {
 		s.t.Fatal(err)
 	}

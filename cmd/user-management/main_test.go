@@ -191,28 +191,33 @@ func (s *service) awaitLog(text string) {
 	}
 }
 
-// call sends one request; it must be answered with the status unless that is 0. The error says that there was no
-// complete answer.
-func (s *service) call(want int, method, path, body, key string) (status int, answer map[string]any, err error) {
+// send sends one request. The error says that there was no complete answer.
+func (s *service) send(method, path, body, key string) (status int, header http.Header, text []byte, err error) {
 	req, err := http.NewRequestWithContext(s.t.Context(), method, s.url+path, strings.NewReader(body))
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Idempotency-Key", key)
 	res, err := client.Do(req)
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, nil, err
 	}
 	defer res.Body.Close()
-	text, err := io.ReadAll(res.Body)
+	text, err = io.ReadAll(res.Body)
+	return res.StatusCode, res.Header, text, err
+}
+
+// call is send for an answer in JSON, which has to have the status unless that is 0.
+func (s *service) call(want int, method, path, body, key string) (status int, answer map[string]any, err error) {
+	status, _, text, err := s.send(method, path, body, key)
 	if err != nil {
 		return 0, nil, err
 	}
-	if want != 0 && res.StatusCode != want {
-		s.t.Errorf("%s %s: %s, want %d: %s", method, path, res.Status, want, text)
+	if want != 0 && status != want {
+		s.t.Errorf("%s %s: %d, want %d: %s", method, path, status, want, text)
 	}
-	return res.StatusCode, answer, json.Unmarshal(text, &answer)
+	return status, answer, json.Unmarshal(text, &answer)
 }
 
 // client keeps no connections, so that none is left when a test has ended.

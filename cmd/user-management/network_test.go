@@ -5,7 +5,6 @@ package main_test
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"strconv"
@@ -259,23 +258,12 @@ func wantOutcomeUnknown(t *testing.T, status int, header http.Header, problem ma
 // post sends one request and returns its answer, whatever it is.
 func (s *service) post(path, body, key string) (status int, header http.Header, answer map[string]any) {
 	s.t.Helper()
-	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, s.url+path, strings.NewReader(body))
+	status, header, text, err := s.send(http.MethodPost, path, body, key)
+	if err == nil {
+		err = json.Unmarshal(text, &answer)
+	}
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Idempotency-Key", key)
-	res, err := client.Do(req)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer res.Body.Close()
-	text, err := io.ReadAll(res.Body)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	if err := json.Unmarshal(text, &answer); err != nil {
-		s.t.Fatal(err)
-	}
-	return res.StatusCode, res.Header, answer
+	return status, header, answer
 }
