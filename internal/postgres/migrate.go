@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"path"
 	"strings"
 	"time"
 
@@ -146,7 +145,7 @@ func newProvider(db *sql.DB, importPublic bool) (*goose.Provider, error) {
 	}
 	list := make([]*goose.Migration, len(files))
 	for i, name := range files {
-		version, err := goose.NumericComponent(path.Base(name))
+		version, err := goose.NumericComponent(name)
 		if err != nil {
 			return nil, err
 		}
@@ -162,7 +161,8 @@ func newProvider(db *sql.DB, importPublic bool) (*goose.Provider, error) {
 			return err
 		}}, nil)
 	}
-	return goose.NewProvider(goose.DialectCustom, db, nil, goose.WithStore(versions), goose.WithDisableGlobalRegistry(true), goose.WithGoMigrations(list...))
+	return goose.NewProvider(goose.DialectCustom, db, nil,
+		goose.WithStore(versions), goose.WithDisableGlobalRegistry(true), goose.WithGoMigrations(list...))
 }
 
 // createSchema makes the schema in which goose keeps its versions. IF NOT EXISTS would want the CREATE right on the
