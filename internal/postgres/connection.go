@@ -38,13 +38,23 @@ func (s *Store) work(ctx context.Context, f func(context.Context, *pgxpool.Conn)
 			case staleStatement(pg):
 				s.pool.Reset() // the other connections have it as well
 			}
-			return err
+			return errors.Join(err, leave(working, conn))
 		}()
 		if err == nil || !repeatable(err) || attempt == attempts {
 			return translate(err)
 		}
 		s.observer.Retry()
 	}
+}
+
+// leave ends the transaction that failed on a connection. The pool would close the connection, and while it made another
+// who waits for one would be told that the database lets none in.
+func leave(ctx context.Context, conn *pgxpool.Conn) error {
+	if conn.Conn().IsClosed() || conn.Conn().PgConn().TxStatus() == 'I' {
+		return nil
+	}
+	_, err := conn.Exec(ctx, "rollback")
+	return err
 }
 
 // release gives a connection back. One that broke is taken out of the pool at once: the driver goes on listening to it for

@@ -230,7 +230,7 @@ func commitGroup(ctx context.Context, conn *pgxpool.Conn, batch []*update, begin
 		return g.commit(ctx, conn)
 	}()
 	if err != nil {
-		return err // the pool closes a connection that comes back in a transaction
+		return err
 	}
 	for _, a := range g.accounts {
 		for i, u := range a.updates {
