@@ -81,17 +81,10 @@ func (c *holdColumns) add(accountID string, r *user.Reservation) {
 	c.closed, c.used = append(c.closed, r.ClosedAt), append(c.used, r.TokensUsed)
 }
 
-func (c *holdColumns) queueInsert(b *pgx.Batch) {
+func (c *holdColumns) queue(b *pgx.Batch, sql string) {
 	if c.ids != nil {
-		b.Queue(insertReservations, c.ids, c.reservations, c.statuses, c.tokens, c.charged, c.returned, c.shortfall, c.carried,
+		b.Queue(sql, c.ids, c.reservations, c.statuses, c.tokens, c.charged, c.returned, c.shortfall, c.carried,
 			c.topUps, c.created, c.expires, c.closed, c.used)
-	}
-}
-
-func (c *holdColumns) queueUpdate(b *pgx.Batch) {
-	if c.ids != nil {
-		b.Queue(updateReservations, c.ids, c.reservations, c.statuses, c.charged, c.returned, c.shortfall, c.carried, c.topUps,
-			c.closed, c.used)
 	}
 }
 
@@ -106,8 +99,8 @@ func (g *group) queueReservations(b *pgx.Batch) {
 			}
 		}
 	}
-	made.queueInsert(b)
-	changed.queueUpdate(b)
+	made.queue(b, insertReservations)
+	changed.queue(b, updateReservations)
 }
 
 func (g *group) queueEntries(b *pgx.Batch) {

@@ -183,8 +183,10 @@ func (g *group) queueHolds(b *pgx.Batch, ids []string) {
 	}
 	queueEach(b, scanAccountReservation, func(id string, r user.Reservation) {
 		m := g.byID[id]
-		m.state.Holds = append(m.state.Holds, r)
 		put(&m.stored, r.ID, true)
+		if m.changed[r.ID] == nil {
+			m.state.Holds = append(m.state.Holds, r)
+		}
 	}, selectHolds, ids)
 }
 

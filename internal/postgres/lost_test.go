@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/viralpilot/user-management/internal/localpg/localpgtest"
 	"github.com/viralpilot/user-management/internal/postgres"
@@ -95,6 +96,87 @@ func TestAReservationWithoutAnEntryWhoseCommitIsNotAnswered(t *testing.T) {
 	}
 	if n := localpgtest.Query[int](db, "SELECT count(*) FROM viralpilot.reservations WHERE reservation_id = $1", made.Reservation.ID); n != 1 {
 		t.Errorf("made %d times", n)
+	}
+}
+
+// gathered lets one update stand at the gate while calls gather behind it, to be served together, and returns their errors.
+func gathered(t *testing.T, store *postgres.Store, db database, calls ...func() error) []error {
+	t.Helper()
+	pass := db.Gate()
+	held := background(t, func() error {
+		_, err := store.Update(t.Context(), user.Ref{AccountID: "u"}, spend(""))
+		return err
+	})
+	db.AwaitGated()
+	done := make([]<-chan error, len(calls))
+	for i, call := range calls {
+		done[i] = background(t, call)
+		localpgtest.Await(t, "the call waits", func() bool { return store.Queued() == i+1 })
+	}
+	pass()
+	if err := <-held; err != nil {
+		t.Error(err)
+	}
+	errs := make([]error, len(calls))
+	for i := range done {
+		errs[i] = <-done[i]
+	}
+	return errs
+}
+
+// It is made a second time, when the account is limited.
+func TestAReservationWithoutAnEntryWhoseCommitIsNotAnsweredAndATierChange(t *testing.T) {
+	t.Parallel()
+	for name, looking := range map[string]bool{"alone": false, "and somebody who needs the holds": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dsn := localpgtest.New(t)
+			proxy := localpgtest.NewProxy(t, dsn)
+			store := open(t, proxy.URL(), func(o *postgres.Options) { o.MaxConns = 1 })
+			db, s := connect(t, dsn), service(t, store)
+			create(t, store, "u", 100)
+			create(t, store, "a", 0)
+			if _, err := s.ChangeTier(t.Context(), "a", user.ChangeTier{Tier: user.TierAdmin}); err != nil {
+				t.Fatal(err)
+			}
+			early, err := s.Reserve(t.Context(), "a", user.Reserve{Tokens: 1, TTL: user.DefaultHold})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var made user.ReservationReceipt
+			calls := []func() error{func() (err error) {
+				made, err = s.Reserve(t.Context(), "a", user.Reserve{Tokens: 5, TTL: user.DefaultHold, Meta: user.Meta{IdempotencyKey: "k"}})
+				return err
+			}, func() error {
+				_, err := s.ChangeTier(t.Context(), "a", user.ChangeTier{Tier: user.TierTester})
+				return err
+			}}
+			if looking {
+				calls = append(calls, func() error {
+					_, err := s.Release(t.Context(), "a", user.Release{ReservationID: early.Reservation.ID})
+					return err
+				})
+			}
+			proxy.At(localpgtest.Answer("commit"), localpgtest.Delay(0), 1) // of the one that they wait for
+			lost := proxy.At(localpgtest.Answer("commit"), localpgtest.Cut, 1)
+			errs := gathered(t, store, db, calls...)
+			if lost.Left() != 0 {
+				t.Error("no answer was lost")
+			}
+			if errs[0] != nil || made.Reservation.Tokens != 5 {
+				t.Errorf("made %+v, %v", made.Reservation, errs[0])
+			}
+			wantError(t, errs[1], user.ErrDatabaseUnavailable)
+			if looking && errs[2] != nil {
+				t.Error(errs[2])
+			}
+			if r, err := s.Release(t.Context(), "a", user.Release{ReservationID: made.Reservation.ID}); err != nil || r.Account.TokensRemaining != 1000 {
+				t.Errorf("released: %+v, %v", r, err)
+			}
+			if _, err := user.Verify(t.Context(), store, time.Time{}, func(d user.Disagreement) { t.Error(d) }); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

@@ -158,21 +158,24 @@ const (
 		FROM unnest($1::text[], $2::integer[], $3::integer[], $4::timestamptz[]) AS n (id, top_ups, reserved, expiry)
 		WHERE s.cognito_user_id = n.id`
 
-	// One that is there already was made by the same command, which is run again because its commit was not answered.
+	writtenReservations = `unnest($1::text[], $2::text[], $3::text[], $4::integer[], $5::integer[], $6::integer[], $7::integer[],
+				$8::boolean[], $9::integer[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[], $13::integer[])
+			AS n (id, reservation, status, tokens, charged, returned, shortfall, carried, top_up, created, expires, closed, used)`
+
+	// One that is there already was made by the same command, which is run again because its commit was not answered. It
+	// holds nothing, or an entry would have told of it; but the account may be limited by now.
 	insertReservations = `INSERT INTO viralpilot.reservations (cognito_user_id, ` + reservationColumns + `)
 		SELECT id, reservation::uuid, status, tokens, charged, returned, shortfall, carried, top_up, created, expires, closed, used
-		FROM unnest($1::text[], $2::text[], $3::text[], $4::integer[], $5::integer[], $6::integer[], $7::integer[], $8::boolean[],
-				$9::integer[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[], $13::integer[])
-			AS n (id, reservation, status, tokens, charged, returned, shortfall, carried, top_up, created, expires, closed, used)
-		ON CONFLICT (cognito_user_id, reservation_id) DO NOTHING`
+		FROM ` + writtenReservations + `
+		ON CONFLICT (cognito_user_id, reservation_id) DO UPDATE SET status = excluded.status, tokens = excluded.tokens,
+			tokens_charged = excluded.tokens_charged, tokens_returned = excluded.tokens_returned, shortfall = excluded.shortfall,
+			carried = excluded.carried, top_up = excluded.top_up, created_at = excluded.created_at,
+			expires_at = excluded.expires_at, closed_at = excluded.closed_at, tokens_used = excluded.tokens_used`
 
-	// What was set aside, and until when, never changes.
-	updateReservations = `UPDATE viralpilot.reservations r SET status = n.status, tokens_charged = n.charged,
-			tokens_returned = n.returned, shortfall = n.shortfall, carried = n.carried, top_up = n.top_up,
-			closed_at = n.closed, tokens_used = n.used
-		FROM unnest($1::text[], $2::text[], $3::text[], $4::integer[], $5::integer[], $6::integer[], $7::boolean[], $8::integer[],
-				$9::timestamptz[], $10::integer[])
-			AS n (id, reservation, status, charged, returned, shortfall, carried, top_up, closed, used)
+	updateReservations = `UPDATE viralpilot.reservations r SET status = n.status, tokens = n.tokens, tokens_charged = n.charged,
+			tokens_returned = n.returned, shortfall = n.shortfall, carried = n.carried, top_up = n.top_up, created_at = n.created,
+			expires_at = n.expires, closed_at = n.closed, tokens_used = n.used
+		FROM ` + writtenReservations + `
 		WHERE r.cognito_user_id = n.id AND r.reservation_id = n.reservation::uuid`
 
 	insertEntries = `INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, tokens_charged,
