@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -344,12 +345,19 @@ func end(ctx context.Context, conn *pgxpool.Conn, b *pgx.Batch, how string) erro
 		return fmt.Errorf("%s answered %s", how, tag)
 	case err == nil:
 		return unconfirmed(conn)
-	case errors.As(err, &pg) && pg.SeverityUnlocalized != "FATAL" && pg.SeverityUnlocalized != "PANIC", pgconn.SafeToRetry(err):
+	case pgconn.SafeToRetry(err), errors.As(err, &pg) && !lost(pg):
 		return err
 	case how == "rollback":
 		return notDone(err)
 	}
 	return fmt.Errorf("%w: %w", errOutcomeUnknown, err)
+}
+
+// lost reports whether an error ends the session: it does not answer what was sent last. A pooler that has lost the
+// server says so without the field that no language changes.
+func lost(pg *pgconn.PgError) bool {
+	severity := cmp.Or(pg.SeverityUnlocalized, pg.Severity)
+	return severity == "FATAL" || severity == "PANIC"
 }
 
 // onlyCountersChanged reports whether an account differs from what it was in its two counters at most, as it does

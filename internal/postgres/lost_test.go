@@ -11,7 +11,16 @@ import (
 
 func TestAConnectionThatIsLostDuringTheCommit(t *testing.T) {
 	t.Parallel()
-	for name, key := range map[string]string{"with a key": "k", "without a key": ""} {
+	for name, test := range map[string]struct {
+		key   string
+		fault localpgtest.Fault
+	}{
+		"with a key":                     {"k", localpgtest.Cut},
+		"without a key":                  {"", localpgtest.Cut},
+		"with a key, behind a pooler":    {"k", localpgtest.CutByPooler},
+		"without a key, behind a pooler": {"", localpgtest.CutByPooler},
+	} {
+		key := test.key
 		// The rule is Service.Consume's: under its key it is done once however often it runs.
 		consume := func(s *user.Service) error {
 			_, err := s.Consume(t.Context(), "u", user.Consume{Tokens: 1, Meta: user.Meta{IdempotencyKey: key}})
@@ -25,7 +34,7 @@ func TestAConnectionThatIsLostDuringTheCommit(t *testing.T) {
 			proxy := localpgtest.NewProxy(t, dsn)
 			store, db := open(t, proxy.URL(), func(o *postgres.Options) { o.MaxConns = 1 }), connect(t, dsn)
 			create(t, store, "u", 100)
-			lost := proxy.At(localpgtest.Answer("commit"), localpgtest.Cut, 1)
+			lost := proxy.At(localpgtest.Answer("commit"), test.fault, 1)
 			err := consume(service(t, store))
 			if lost.Left() != 0 {
 				t.Error("no answer was lost")

@@ -76,6 +76,7 @@ type faultKind int
 const (
 	cut faultKind = iota
 	cutHalfway
+	cutByPooler
 	reset
 	mute
 	halfCloseClient
@@ -88,6 +89,9 @@ var (
 	Cut = Fault{kind: cut}
 	// CutHalfway is Cut in the middle of the message.
 	CutHalfway = Fault{kind: cutHalfway}
+	// CutByPooler is Cut, but the client is told as PgBouncer does when it loses
+	// the server.
+	CutByPooler = Fault{kind: cutByPooler}
 	// Reset is Cut, but both sides get a reset in place of an end.
 	Reset = Fault{kind: reset}
 	// Mute keeps both sides open and lets nothing through any more, not even
@@ -331,6 +335,12 @@ func (l *link) pass(w *way, m message, f *Fault) error {
 	switch f.kind {
 	case cut, cutHalfway:
 		return errCut
+	case cutByPooler:
+		text, err := (&pgproto3.ErrorResponse{Severity: "FATAL", Code: "08P01", Message: "server conn crashed?"}).Encode(nil)
+		if err == nil {
+			_, err = l.client.Write(text)
+		}
+		return errors.Join(errCut, err)
 	case reset:
 		for _, c := range []conn{l.client, l.server} {
 			if tcp, ok := c.(*net.TCPConn); ok {

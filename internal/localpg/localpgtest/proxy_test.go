@@ -87,6 +87,7 @@ func TestProxyFaults(t *testing.T) {
 	}{
 		"cut":              {localpgtest.Cut, result{}, lost, lost, lost, unknown},
 		"cut halfway":      {localpgtest.CutHalfway, result{}, lost, lost, lost, unknown},
+		"cut by a pooler":  {localpgtest.CutByPooler, result{}, lost, lost, lost, unknown},
 		"reset":            {localpgtest.Reset, result{}, lost, lost, lost, unknown},
 		"mute":             {localpgtest.Mute, result{}, lost, lost, lost, unknown},
 		"half-closed here": {localpgtest.HalfCloseClient, result{}, lost, lost, unknown, unknown},
