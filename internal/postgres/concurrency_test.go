@@ -413,11 +413,15 @@ func TestAnUpdateThatFailsFailsNoneOfThoseServedWithIt(t *testing.T) {
 			url := localpgtest.New(t)
 			store := open(t, url, func(o *postgres.Options) { o.MaxConns, o.WriteBatchMax = 1, most })
 			db := connect(t, url)
-			const accounts, each = 5, 8
+			const accounts, each = 5, 10
 			create(t, store, "u", 100)
 			for i := range accounts {
 				create(t, store, fmt.Sprint("a", i), 100)
 			}
+			// Metadata that the service never writes, and does not read.
+			db.Exec(`INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, tokens_charged, idempotency_key,
+					command_hash, metadata, created_at)
+				SELECT cognito_user_id, 'top_up', 0, 100, 0, 0, 'unreadable', '', '{"n": 1}', now() FROM viralpilot.userdata`)
 			pass := db.Gate()
 			held := background(t, func() error {
 				_, err := store.Update(t.Context(), user.Ref{AccountID: "u"}, spend(""))
@@ -425,7 +429,7 @@ func TestAnUpdateThatFailsFailsNoneOfThoseServedWithIt(t *testing.T) {
 			})
 			db.AwaitGated()
 
-			// Of each account's updates a rule refuses one, and four fail.
+			// Of each account's updates a rule refuses one, and six fail.
 			unexpected := errors.New("unexpected")
 			bad := map[int]func(user.State) (user.Change, error){
 				1: func(s user.State) (user.Change, error) {
@@ -443,6 +447,12 @@ func TestAnUpdateThatFailsFailsNoneOfThoseServedWithIt(t *testing.T) {
 					c.Entries = append(c.Entries, c.Entries[0])
 					return c, nil
 				},
+				6: func(s user.State) (user.Change, error) { // what the driver does not take
+					c, _ := spend("")(s)
+					c.Entries[0].Amount = user.MaxTokens + 1
+					return c, nil
+				},
+				7: spend(""), // see below
 			}
 			var running, sent sync.WaitGroup
 			errs := make([]error, accounts*each)
@@ -451,10 +461,14 @@ func TestAnUpdateThatFailsFailsNoneOfThoseServedWithIt(t *testing.T) {
 				if !fails {
 					rule = spend("")
 				}
+				ref := user.Ref{AccountID: fmt.Sprint("a", i/each)}
+				if i%each == 7 {
+					ref.IdempotencyKey = "unreadable"
+				}
 				sent.Add(1)
 				running.Go(func() {
 					sent.Done()
-					_, errs[i] = store.Update(t.Context(), user.Ref{AccountID: fmt.Sprint("a", i/each)}, rule)
+					_, errs[i] = store.Update(t.Context(), ref, rule)
 				})
 			}
 			sent.Wait()
@@ -472,7 +486,7 @@ func TestAnUpdateThatFailsFailsNoneOfThoseServedWithIt(t *testing.T) {
 					if !errors.Is(err, unexpected) {
 						t.Errorf("got %v", err)
 					}
-				case 3, 4, 5:
+				case 3, 4, 5, 6, 7:
 					if err == nil || errors.As(err, &known) {
 						t.Errorf("number %d: got %v", i%each, err)
 					}

@@ -8,6 +8,7 @@ import (
 	"net"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/viralpilot/user-management/internal/user"
 )
@@ -93,10 +94,10 @@ func (e notDoneError) Unwrap() error { return e.error }
 // SafeToRetry makes pgconn.SafeToRetry say so.
 func (notDoneError) SafeToRetry() bool { return true }
 
-// notDone marks err as repeatable when it is one of the connection: PostgreSQL rolls back what it was told before.
-func notDone(err error) error {
+// notDone marks err as repeatable when the connection was lost: PostgreSQL rolls back what it was told before.
+func notDone(conn *pgxpool.Conn, err error) error {
 	var pg *pgconn.PgError
-	if err == nil || errors.As(err, &pg) || errors.Is(err, context.DeadlineExceeded) {
+	if err == nil || !conn.Conn().IsClosed() || errors.As(err, &pg) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	return notDoneError{fmt.Errorf("before the commit: %w", err)}

@@ -340,15 +340,16 @@ func end(ctx context.Context, conn *pgxpool.Conn, b *pgx.Batch, how string) erro
 	})
 	err := conn.SendBatch(ctx, b).Close()
 	var pg *pgconn.PgError
+	var unsent pgx.ErrPreprocessingBatch
 	switch {
 	case err == nil && tag.String() != strings.ToUpper(how):
 		return fmt.Errorf("%s answered %s", how, tag)
 	case err == nil:
 		return unconfirmed(conn)
-	case pgconn.SafeToRetry(err), errors.As(err, &pg) && !lost(pg):
+	case errors.As(err, &unsent), pgconn.SafeToRetry(err), errors.As(err, &pg) && !lost(pg):
 		return err
 	case how == "rollback":
-		return notDone(err)
+		return notDone(conn, err)
 	}
 	return fmt.Errorf("%w: %w", errOutcomeUnknown, err)
 }

@@ -220,11 +220,11 @@ func commitGroup(ctx context.Context, conn *pgxpool.Conn, batch []*update, begin
 	g := newGroup(batch)
 	err := func() error {
 		if err := g.lock(ctx, conn, begin); err != nil {
-			return notDone(err)
+			return notDone(conn, err)
 		}
 		for needed := g.run(); len(needed) > 0; needed = g.run() {
 			if err := g.loadHolds(ctx, conn, needed); err != nil {
-				return notDone(err)
+				return notDone(conn, err)
 			}
 		}
 		return g.commit(ctx, conn)

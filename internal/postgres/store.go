@@ -157,7 +157,7 @@ func (s *Store) Create(ctx context.Context, change user.Change) error {
 			return nil
 		})
 		if err := conn.SendBatch(ctx, &b).Close(); err != nil {
-			return notDone(err)
+			return notDone(conn, err)
 		}
 		var rest pgx.Batch
 		if created == 0 {
