@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -217,4 +218,31 @@ func TestACommitThatIsNotAnsweredAndCannotBeLookedUp(t *testing.T) {
 	if n := localpgtest.Query[int](db, "SELECT count(*) FROM viralpilot.ledger WHERE kind = 'consume'"); n != 1 || lost.Left() != 0 {
 		t.Errorf("done %d times", n)
 	}
+}
+
+// crowded is a store that is too busy to read reservations.
+type crowded struct{ user.Store }
+
+func (crowded) Reservation(context.Context, string, string) (user.Reservation, error) {
+	return user.Reservation{}, user.ErrOverloaded
+}
+
+// The store has perhaps found it done because the answer of its commit was lost.
+func TestACommandThatWasDoneAndWhoseReservationCannotBeRead(t *testing.T) {
+	t.Parallel()
+	store := open(t, localpgtest.New(t))
+	create(t, store, "u", 100)
+	reserve := user.Reserve{Tokens: 5, TTL: user.DefaultHold, Meta: user.Meta{IdempotencyKey: "k"}}
+	made, err := service(t, store).Reserve(t.Context(), "u", reserve)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = service(t, crowded{store}).Reserve(t.Context(), "u", reserve)
+	wantError(t, err, user.ErrDatabaseUnavailable)
+	settle := user.Settle{ReservationID: made.Reservation.ID, TokensUsed: 3}
+	if _, err := service(t, store).Settle(t.Context(), "u", settle); err != nil {
+		t.Fatal(err)
+	}
+	_, err = service(t, crowded{store}).Settle(t.Context(), "u", settle)
+	wantError(t, err, user.ErrDatabaseUnavailable)
 }

@@ -36,7 +36,7 @@ func (s *Service) Reserve(ctx context.Context, id string, c Reserve) (Reservatio
 	if !r.Replayed {
 		return ReservationReceipt{Reservation: r.reservation(c.ReservationID), Account: r.Account, Entry: r.Entry}, nil
 	}
-	reservation, err := s.Store.Reservation(ctx, id, *r.Entry.ReservationID)
+	reservation, err := s.replayed(ctx, id, *r.Entry.ReservationID)
 	return ReservationReceipt{Reservation: reservation, Account: r.Account, Entry: r.Entry, Replayed: true}, err
 }
 
@@ -65,11 +65,21 @@ func (s *Service) closeReservation(ctx context.Context, id, reservationID string
 	if out.Reservation.ClosedAt != nil {
 		return out, nil
 	}
-	out.Reservation, err = s.Store.Reservation(ctx, id, reservationID)
+	out.Reservation, err = s.replayed(ctx, id, reservationID)
 	if out.Entry = out.Reservation.LastEntry; out.Entry != nil {
 		out.Account.TokensRemaining, out.Account.TokensUsed = out.Entry.BalanceAfter, out.Entry.UsedAfter
 	}
 	return out, err
+}
+
+// replayed reads the reservation of a command that has been done. It may be this very call that did it: when the
+// reservation cannot be read, nobody may be told that nothing was done.
+func (s *Service) replayed(ctx context.Context, id, reservationID string) (Reservation, error) {
+	r, err := s.Store.Reservation(ctx, id, reservationID)
+	if errors.Is(err, ErrOverloaded) {
+		err = ErrDatabaseUnavailable.Because(err)
+	}
+	return r, err
 }
 
 // Reservation reads a reservation; [ErrReservationNotFound] when the account has none of this id.
