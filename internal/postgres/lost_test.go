@@ -246,3 +246,22 @@ func TestACommandThatWasDoneAndWhoseReservationCannotBeRead(t *testing.T) {
 	_, err = service(t, crowded{store}).Settle(t.Context(), "u", settle)
 	wantError(t, err, user.ErrDatabaseUnavailable)
 }
+
+func TestAServerThatFallsSilentRightAfterALogin(t *testing.T) {
+	t.Parallel()
+	proxy := localpgtest.NewProxy(t, localpgtest.Direct(localpgtest.New(t)))
+	store := open(t, proxy.URL()+"&connect_timeout=1", func(o *postgres.Options) {
+		o.MaxConns, o.AcquireTimeout = 1, 100*time.Millisecond
+	})
+	create(t, store, "u", 100)
+	silent := proxy.At(localpgtest.Before("client_min_messages = warning"), localpgtest.Mute, 1)
+	proxy.CutAll()
+	localpgtest.Await(t, "the server falls silent", func() bool {
+		_, err := store.Account(t.Context(), "u")
+		return err != nil && silent.Left() == 0
+	})
+	localpgtest.Await(t, "another connection takes its place", func() bool {
+		_, err := store.Account(t.Context(), "u")
+		return err == nil
+	})
+}

@@ -106,6 +106,9 @@ func open(cfg *pgxpool.Config, s settings) (*pgxpool.Pool, error) {
 		if s.session == "" {
 			return nil
 		}
+		// The pool waits without an end, and the connection would keep its place.
+		ctx, cancel := context.WithTimeout(ctx, cfg.ConnConfig.ConnectTimeout)
+		defer cancel()
 		_, err := conn.Exec(ctx, s.session)
 		return err
 	}
