@@ -83,6 +83,18 @@ func TestOpenGivesUpAtOnceWhereWaitingCannotHelp(t *testing.T) {
 		err := openAtOnce(t, closed)
 		wantLine(t, err, "may not connect to the database", "DATABASE_URL")
 	})
+	t.Run("encoding that cannot hold every id", func(t *testing.T) {
+		name := "latin_" + localpgtest.Query[string](db, "SELECT current_database()")
+		db.Exec(fmt.Sprintf("CREATE DATABASE %q ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0", name))
+		defer db.Exec(fmt.Sprintf("DROP DATABASE %q WITH (FORCE)", name))
+		u, err := url.Parse(dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u.Path = "/" + name
+		err = openAtOnce(t, u.String())
+		wantLine(t, err, u.Host, name, "LATIN1", "UTF8", "DATABASE_URL")
+	})
 	t.Run("not a URL", func(t *testing.T) {
 		err := openAtOnce(t, "postgresql://u:secret@h:port/d")
 		wantLine(t, err, "DATABASE_URL")

@@ -87,6 +87,7 @@ func parse(o Options) (*pgxpool.Config, error) {
 	conn := cfg.ConnConfig
 	conn.ConnectTimeout = cmp.Or(conn.ConnectTimeout, connectTimeout)
 	conn.RuntimeParams["timezone"] = "UTC"
+	conn.RuntimeParams["client_encoding"] = "UTF8" // whatever the role or the database would have
 	if conn.RuntimeParams["application_name"] == "" {
 		conn.RuntimeParams["application_name"] = "user-management"
 	}
@@ -172,9 +173,12 @@ func waitFor(ctx context.Context, conn *pgx.ConnConfig, timeout time.Duration, l
 	for first := true; ; first = false {
 		// Long enough for each host to be given up.
 		attempt := time.Duration(1+len(conn.Fallbacks))*conn.ConnectTimeout + 2*time.Second
-		pooled, err := greet(ctx, conn, min(attempt, time.Until(deadline)))
+		pooled, encoding, err := greet(ctx, conn, min(attempt, time.Until(deadline)))
 		var refused *pgconn.PgError
 		switch {
+		case err == nil && encoding != "UTF8" && encoding != "SQL_ASCII":
+			// What it cannot hold would fail everything that is read or written together with it.
+			return false, fmt.Errorf("the database %q on %s has the encoding %s: move it to one with UTF8, or correct DATABASE_URL", conn.Database, at, encoding)
 		case err == nil:
 			return pooled, nil
 		case ctx.Err() != nil:
@@ -200,19 +204,19 @@ func waitFor(ctx context.Context, conn *pgx.ConnConfig, timeout time.Duration, l
 	}
 }
 
-// greet connects once. A pooler gives its clients the number of a process that is not there, so that it learns of
-// their cancellations.
-func greet(ctx context.Context, cfg *pgx.ConnConfig, timeout time.Duration) (pooled bool, err error) {
+// greet connects once, and says in which encoding the database keeps text. A pooler gives its clients the number of a
+// process that is not there, so that it learns of their cancellations.
+func greet(ctx context.Context, cfg *pgx.ConnConfig, timeout time.Duration) (pooled bool, encoding string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
-		return false, err
+		return false, "", err
 	}
 	defer conn.Close(ctx)
 	var pid uint32
 	err = conn.QueryRow(ctx, "SELECT pg_backend_pid()", pgx.QueryExecModeExec).Scan(&pid)
-	return pid != conn.PgConn().PID(), err
+	return pid != conn.PgConn().PID(), conn.PgConn().ParameterStatus("server_encoding"), err
 }
 
 // addresses are the hosts of the URL.
