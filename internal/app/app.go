@@ -101,7 +101,8 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) (err error) {
 		return err
 	}
 	users.Observer, users.Span = metrics, tracing.operation
-	defer sweeping(context.WithoutCancel(ctx), users, cfg.SweepInterval, log)()
+	stopSweep := sweeping(context.WithoutCancel(ctx), users, cfg.SweepInterval, log)
+	defer within(stopping, stopSweep) // if it does not end, nor does the database
 
 	options := httpapi.Options{
 		Users:                users,

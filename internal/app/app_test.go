@@ -151,6 +151,23 @@ func TestRequestsThatOutliveTheShutdownTimeoutAreCutOff(t *testing.T) {
 	}
 }
 
+func TestASweepThatOutlivesTheShutdownTimeoutIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	dsn := localpgtest.New(t)
+	r := start(t, dsn, func(cfg *config.Config) {
+		cfg.SweepInterval, cfg.ShutdownTimeout = 20*time.Millisecond, 100*time.Millisecond
+	})
+	c, db := newClient(t), connect(t, dsn)
+	c.tester(r, "u")
+	pass := db.Gate()
+	c.do(http.StatusCreated, http.MethodPost, r.url+"/user/u/reservations", `{"tokens": 10, "ttl_seconds": 1}`)
+	db.AwaitGated()
+	r.cancel()
+	wantLine(t, r.wait(), "the database was still at work", "SHUTDOWN_TIMEOUT")
+	db.AwaitGated()
+	pass()
+}
+
 // wantLine fails the test unless err is one line with all the parts and without a password.
 func wantLine(t *testing.T, err error, parts ...string) {
 	t.Helper()

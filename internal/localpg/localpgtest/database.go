@@ -71,9 +71,9 @@ func (d Database) scan(value any, sql string, args ...any) {
 	}
 }
 
-// Gate holds the transactions that write a consume of the account u until what
-// it returns is called. A row lock would not do: those are waited for no longer
-// than a second.
+// Gate holds the transactions that write a consume of the account u, or that a
+// hold of it has run out, until what it returns is called. A row lock would not
+// do: those are waited for no longer than a second.
 func (d Database) Gate() (open func()) {
 	d.T.Helper()
 	d.Exec(`CREATE TABLE gate (shut BOOLEAN); INSERT INTO gate VALUES (true);
@@ -85,7 +85,7 @@ func (d Database) Gate() (open func()) {
 			RETURN NULL;
 		END $$;
 		CREATE TRIGGER pass_gate AFTER INSERT ON viralpilot.ledger FOR EACH ROW
-			WHEN (NEW.cognito_user_id = 'u' AND NEW.kind = 'consume') EXECUTE FUNCTION pass_gate()`)
+			WHEN (NEW.cognito_user_id = 'u' AND NEW.kind IN ('consume', 'expire')) EXECUTE FUNCTION pass_gate()`)
 	return func() {
 		d.T.Helper()
 		d.Exec("UPDATE gate SET shut = false")
