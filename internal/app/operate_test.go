@@ -185,6 +185,11 @@ func TestTwoHundredClientsOfTwoConnectionsGetAnAnswerEach(t *testing.T) {
 		stuck <- a
 	}()
 	db.AwaitGated()
+	// And the other is there: to make one may take longer than the wait for a free one, which is another answer.
+	localpgtest.Await(t, "a read is answered", func() bool {
+		a, err := c.try(http.MethodGet, r.url+"/user/u/status", "")
+		return err == nil && a.Status == http.StatusOK
+	})
 
 	// storm sends n requests of 200 clients and counts their answers by status.
 	storm := func(n int) map[int]int {
