@@ -678,3 +678,60 @@ func TestAnAccountThatStaysLockedDoesNotHoldUpTheOthers(t *testing.T) {
 		t.Errorf("afterwards: %v", err)
 	}
 }
+
+// More of them than there are connections to wait with.
+func TestUpdatesOfAnAccountThatSomebodyElseLocksWaitInOnePlace(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.New(t)
+	store := open(t, url, func(o *postgres.Options) { o.WriteBatchMax = 2 })
+	db, rival := connect(t, url), connect(t, url)
+	create(t, store, "other", 100)
+	try := func(id string) error {
+		create(t, store, id, 100)
+		unlock := rival.lock(id)
+		var done []<-chan error
+		var sent sync.WaitGroup
+		for range 40 {
+			sent.Add(1)
+			done = append(done, background(t, func() error {
+				sent.Done()
+				_, err := store.Update(t.Context(), user.Ref{AccountID: id}, spend(""))
+				return err
+			}))
+		}
+		sent.Wait()
+		localpgtest.Await(t, "their lane has passed them on", func() bool { return store.Queued() == 0 })
+		db.awaitLockWaiters(1)
+		if _, err := store.Update(t.Context(), user.Ref{AccountID: "other"}, spend("")); err != nil {
+			t.Errorf("another account: %v", err)
+		}
+		unlock()
+		var errs []error
+		for _, d := range done {
+			errs = append(errs, <-d)
+		}
+		if n, want := localpgtest.Query[int](db, "SELECT count(*) FROM viralpilot.ledger WHERE kind = 'consume' AND cognito_user_id = $1", id), len(errs)-failed(errs); n != want {
+			t.Errorf("%d of %d are in the ledger", n, want)
+		}
+		return errors.Join(errs...)
+	}
+	// Only a machine that is very busy lets the lock's time-out pass, and not ten times.
+	for attempt := range 10 {
+		if err := try(fmt.Sprint("u", attempt)); err == nil {
+			return
+		} else if !errors.Is(err, user.ErrOverloaded) {
+			t.Fatal(err)
+		}
+	}
+	t.Error("some were refused each time")
+}
+
+// failed counts the errors that are not nil.
+func failed(errs []error) (n int) {
+	for _, err := range errs {
+		if err != nil {
+			n++
+		}
+	}
+	return n
+}

@@ -71,16 +71,6 @@ func (s *Store) serveLookups(batch []*lookup) {
 // transactions per halving more.
 func (s *Store) serveBatch(batch []*update) {
 	s.observer.Group(len(batch), time.Since(batch[0].queued))
-	ctx := context.Background()
-	if s.groupSpan != nil {
-		callers := make([]context.Context, len(batch))
-		for i, u := range batch {
-			callers[i] = u.ctx
-		}
-		spanned, end := s.groupSpan(callers)
-		defer end()
-		ctx = spanned
-	}
 	together := make([]*update, 0, len(batch))
 	var aside []*update
 	for _, u := range batch {
@@ -91,11 +81,25 @@ func (s *Store) serveBatch(batch []*update) {
 		}
 	}
 	for _, m := range newGroup(aside).accounts {
-		s.serveAside(ctx, m.id, m.updates, true)
+		s.serveAside(m.id, m.updates)
 	}
 	if len(together) > 0 {
-		s.serveAgain(ctx, together, true, hurried)
+		ctx, end := s.span(together)
+		defer end()
+		s.serveAgain(ctx, together, hurried)
 	}
+}
+
+// span begins the span of the transaction that serves a batch, where there are any.
+func (s *Store) span(batch []*update) (spanned context.Context, end func()) {
+	if s.groupSpan == nil {
+		return context.Background(), func() {}
+	}
+	callers := make([]context.Context, len(batch))
+	for i, u := range batch {
+		callers[i] = u.ctx
+	}
+	return s.groupSpan(callers)
 }
 
 // lockWait is how long a transaction waits for a row that somebody else keeps locked.
@@ -112,46 +116,7 @@ const (
 // the disk and, where there is one, the standby.
 const hurriedLockTimeout = 100 * time.Millisecond
 
-// serveAside serves updates of one account past its lane, because somebody else seems to keep its row locked: they may
-// wait for it as long as the connection's lock_timeout, and hold up no other account. Until the row is free again the
-// account's later updates come here too.
-func (s *Store) serveAside(ctx context.Context, accountID string, updates []*update, repeat bool) {
-	s.heldUp.add(accountID)
-	select {
-	case s.aside <- struct{}{}:
-	default: // enough connections wait for locks
-		fail(updates, user.ErrOverloaded)
-		return
-	}
-	s.waiting.Go(func() {
-		defer func() { <-s.aside }()
-		s.serveAgain(ctx, updates, repeat, patient)
-		if !lockTimeout(updates[0].err) {
-			s.heldUp.remove(accountID)
-		}
-	})
-}
-
-// heldUp are accounts of which somebody else lately kept the row locked.
-type heldUp struct{ until sync.Map }
-
-// heldUpFor is how long an account is remembered after its row was last found locked.
-const heldUpFor = 5 * time.Second
-
-func (h *heldUp) add(accountID string) { h.until.Store(accountID, time.Now().Add(heldUpFor)) }
-
-func (h *heldUp) remove(accountID string) { h.until.Delete(accountID) }
-
-func (h *heldUp) has(accountID string) bool {
-	until, ok := h.until.Load(accountID)
-	if ok && time.Now().After(until.(time.Time)) {
-		h.remove(accountID)
-		return false
-	}
-	return ok
-}
-
-func (s *Store) serveAgain(ctx context.Context, batch []*update, repeat bool, wait lockWait) {
+func (s *Store) serveAgain(ctx context.Context, batch []*update, wait lockWait) {
 	err := s.work(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
 		return commitGroup(ctx, conn, batch, s.begin[wait])
 	})
@@ -159,38 +124,38 @@ func (s *Store) serveAgain(ctx context.Context, batch []*update, repeat bool, wa
 	switch {
 	case err == nil:
 	case errors.Is(err, errOutcomeUnknown):
-		// Those that count once are run again: they find what they have written, or write it now. Not when the commit waited
-		// in vain: the next would, too.
-		repeat = repeat && !errors.Is(err, errUnconfirmed) && !errors.Is(err, context.DeadlineExceeded)
+		// Those that count once are run once more: they find what they have written, or write it now. Not when the commit
+		// waited in vain: the next would, too.
+		inVain := errors.Is(err, errUnconfirmed) || errors.Is(err, context.DeadlineExceeded)
 		var again []*update
 		for _, u := range batch {
-			u.request.uncertain = true
-			if repeat && u.request.countsOnce() {
-				again = append(again, u)
-			} else {
+			if u.request.uncertain || inVain || !u.request.countsOnce() {
 				fail([]*update{u}, err)
+				continue
 			}
+			u.request.uncertain = true
+			again = append(again, u)
 		}
 		if len(again) > 0 {
-			s.serveAgain(ctx, again, false, wait)
+			s.serveAgain(ctx, again, wait)
 		}
 	case lockTimeout(err) && wait == hurried:
 		s.observer.Retry()
 		accounts := newGroup(batch).accounts
 		if len(accounts) == 1 {
-			s.serveAside(ctx, accounts[0].id, batch, repeat)
+			s.serveAside(accounts[0].id, batch)
 			return
 		}
 		// Each by itself, to find out whose row it is.
 		var serving sync.WaitGroup
 		for _, m := range accounts {
-			serving.Go(func() { s.serveAgain(ctx, m.updates, repeat, hurried) })
+			serving.Go(func() { s.serveAgain(ctx, m.updates, hurried) })
 		}
 		serving.Wait()
 	case len(batch) > 1 && !errors.As(err, &known):
 		s.observer.Retry()
-		s.serveAgain(ctx, batch[:len(batch)/2], repeat, wait)
-		s.serveAgain(ctx, batch[len(batch)/2:], repeat, wait)
+		s.serveAgain(ctx, batch[:len(batch)/2], wait)
+		s.serveAgain(ctx, batch[len(batch)/2:], wait)
 	default:
 		fail(batch, err)
 	}

@@ -25,13 +25,11 @@ type Store struct {
 	workTimeout time.Duration
 	updates     *lanes[change, user.Change]
 	lookups     *lanes[string, user.Account]
-	// heldUp are accounts that are served aside; aside has a place for each connection that may wait for their rows.
-	heldUp    heldUp
-	aside     chan struct{}
-	waiting   sync.WaitGroup
-	observer  Observer
-	groupSpan func([]context.Context) (context.Context, func())
-	begin     [2][]string // of settings
+	heldUp      *heldUp
+	waiting     sync.WaitGroup
+	observer    Observer
+	groupSpan   func([]context.Context) (context.Context, func())
+	begin       [2][]string // of settings
 	// probe has one connection of its own: a pool that is used up does not make the database look dead.
 	probe *pgxpool.Pool
 }
@@ -94,7 +92,7 @@ func Connect(ctx context.Context, o Options) (*Store, error) {
 	}
 	s := &Store{
 		pool: pool, probe: probe, acquireTimeout: o.AcquireTimeout, workTimeout: 2 * o.StatementTimeout,
-		observer: o.Observer, groupSpan: o.GroupSpan, begin: settings.begin,
+		heldUp: newHeldUp(max(1, int(o.MaxConns)/2)), observer: o.Observer, groupSpan: o.GroupSpan, begin: settings.begin,
 	}
 	if s.observer == nil {
 		s.observer = nobody{}
@@ -104,7 +102,6 @@ func Connect(ctx context.Context, o Options) (*Store, error) {
 		n = int(o.MaxConns) // every connection its own transaction
 	}
 	s.updates = startLanes(n, cmp.Or(most, DefaultWriteBatch), s.acquireTimeout, s.serveBatch)
-	s.aside = make(chan struct{}, max(1, int(o.MaxConns)/2))
 	s.lookups = startLanes(n, DefaultWriteBatch, s.acquireTimeout, s.serveLookups)
 	return s, nil
 }
