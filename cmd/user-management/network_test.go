@@ -149,6 +149,8 @@ func TestNetworkFailsDuringOneRequest(t *testing.T) {
 	}{
 		{"with a key after COMMIT", committed, localpgtest.Cut, "k", false, 1},
 		{"without a key after COMMIT", committed, localpgtest.Cut, "", true, 1},
+		{"with a key when a pooler loses the server after COMMIT", committed, localpgtest.CutByPooler, "k", false, 1},
+		{"without a key when a pooler loses the server after COMMIT", committed, localpgtest.CutByPooler, "", true, 1},
 		{"with a key in the middle of COMMIT's answer", committed, localpgtest.CutHalfway, "k", false, 1},
 		{"without a key in the middle of COMMIT's answer", committed, localpgtest.CutHalfway, "", true, 1},
 		{"with a key when COMMIT is never answered", committed, localpgtest.Mute, "k", true, 1},
