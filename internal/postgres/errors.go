@@ -18,6 +18,7 @@ const (
 	sqlFeatureNotSupported       = "0A000"
 	sqlInvalidCatalogName        = "3D000"
 	sqlReadOnlyTransaction       = "25006"
+	sqlIdleInTransaction         = "25P03"
 	sqlSerializationFailure      = "40001"
 	sqlDeadlockDetected          = "40P01"
 	sqlInsufficientPrivilege     = "42501"
@@ -51,7 +52,7 @@ func translate(err error) error {
 		switch pg.Code {
 		case sqlSerializationFailure, sqlDeadlockDetected, sqlLockNotAvailable:
 			return user.ErrOverloaded.Because(err)
-		case sqlReadOnlyTransaction, sqlInvalidCatalogName:
+		case sqlReadOnlyTransaction, sqlIdleInTransaction, sqlInvalidCatalogName:
 			return user.ErrDatabaseUnavailable.Because(err)
 		}
 		switch pg.Code[:2] {

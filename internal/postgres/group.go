@@ -266,22 +266,33 @@ func (m *member) keep(c *user.Change) {
 			}
 		}
 	}
-	for i := range c.Reservations {
-		r := &c.Reservations[i]
-		put(&m.changed, r.ID, r)
-		put(&m.reservations, r.ID, r)
-		if !m.state.HoldsLoaded {
-			continue
-		}
-		// A new slice: the rules may still look at the one that they were given.
-		m.state.Holds = slices.DeleteFunc(slices.Clone(m.state.Holds), func(h user.Reservation) bool { return h.ID == r.ID })
-		if r.Status == user.ReservationOpen {
-			m.state.Holds = append(m.state.Holds, *r)
-		}
+	if len(c.Reservations) > 0 {
+		m.keepReservations(c.Reservations)
 	}
 	if c.Pseudonym != "" {
 		m.pseudonym, m.found = c.Pseudonym, false
 	}
+}
+
+func (m *member) keepReservations(changed []user.Reservation) {
+	newer := make(map[string]bool, len(changed))
+	for i := range changed {
+		r := &changed[i]
+		newer[r.ID] = true
+		put(&m.changed, r.ID, r)
+		put(&m.reservations, r.ID, r)
+	}
+	if !m.state.HoldsLoaded {
+		return
+	}
+	// A new slice: the rules may still look at the one that they were given.
+	holds := slices.DeleteFunc(slices.Clone(m.state.Holds), func(h user.Reservation) bool { return newer[h.ID] })
+	for _, r := range changed {
+		if r.Status == user.ReservationOpen {
+			holds = append(holds, r)
+		}
+	}
+	m.state.Holds = holds
 }
 
 // commit writes what the updates changed and commits, in one round trip. It fills in the ids of the entries.

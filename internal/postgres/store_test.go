@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -415,4 +416,27 @@ func TestARowWithoutSideRow(t *testing.T) {
 			t.Errorf("account %+v, %v", a, err)
 		}
 	})
+}
+
+// It measures what the process allocates, so no other test may run beside it.
+func TestHoldsThatRunOutTogetherAreNotCopiedForEachOther(t *testing.T) {
+	dsn := localpgtest.New(t)
+	store, db := open(t, dsn), connect(t, dsn)
+	create(t, store, "u", 4000)
+	db.Exec(`INSERT INTO viralpilot.reservations (cognito_user_id, reservation_id, status, tokens, created_at, expires_at)
+		SELECT 'u', gen_random_uuid(), 'open', 1, $1, $1 FROM generate_series(1, 4000)`, now)
+	db.Exec(`UPDATE viralpilot.account_state SET tokens_reserved = 4000, next_hold_expiry = $1`, now)
+	db.Exec(`UPDATE viralpilot.userdata SET tokens_remaining = 0`)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	a, err := service(t, store).Account(t.Context(), "u")
+	runtime.ReadMemStats(&after)
+	if err != nil || a.TokensRemaining != 4000 || a.Reserved != 0 {
+		t.Errorf("account %+v, %v", a, err)
+	}
+	if mib := (after.TotalAlloc - before.TotalAlloc) >> 20; mib > 100 {
+		t.Errorf("%d MiB for 4000 holds", mib)
+	} else {
+		t.Logf("%d MiB", mib)
+	}
 }
