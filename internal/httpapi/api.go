@@ -59,11 +59,11 @@ type Options struct {
 	MetricsHandler http.Handler
 	// Route is told the pattern of a request's route once the request has been answered; nil for none.
 	Route func(ctx context.Context, method, route string)
-	// RateLimitPerMinute is the most requests of one caller in a minute; 0 means no limit.
+	// RateLimitPerMinute is the most requests about users and tiers of one caller in a minute; 0 means no limit.
 	RateLimitPerMinute int
 	// TrustedProxies are the prefixes (CIDR) of proxies that are believed when they say whom a request came from.
 	TrustedProxies []string
-	// MaxInFlight is the most requests at once, /health and /livez aside; 0 means no limit.
+	// MaxInFlight is the most requests about users and tiers at once; 0 means no limit.
 	MaxInFlight int
 	// RequestTimeout bounds the work on one request.
 	RequestTimeout time.Duration

@@ -64,7 +64,9 @@ func newDocs(version string) docs {
 			panic(err)
 		}
 		f := newFile(contentType, content)
-		f.gzipped = path.Ext(name) == ".gz"
+		if path.Ext(name) == ".gz" {
+			f.unpacked = sync.OnceValues(func() ([]byte, error) { return unpack(content) })
+		}
 		d.assets[strings.TrimSuffix(name, ".gz")] = f
 	}
 	return d
@@ -137,8 +139,8 @@ func scriptHash(script string) string {
 type file struct {
 	contentType string
 	content     []byte
-	// gzipped says that content is compressed; it is unpacked for clients that cannot do so themselves.
-	gzipped bool
+	// unpacked is for clients that cannot unpack content themselves; nil when it is not compressed.
+	unpacked func() ([]byte, error)
 	// tag is the strong ETag of content, without its quotes.
 	tag string
 	// policy is the Content-Security-Policy, if any.
@@ -150,6 +152,14 @@ func newFile(contentType string, content []byte) file {
 	return file{contentType: contentType, content: content, tag: base64.RawURLEncoding.EncodeToString(sum[:16])}
 }
 
+func unpack(gzipped []byte) ([]byte, error) {
+	r, err := gzip.NewReader(bytes.NewReader(gzipped))
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(r)
+}
+
 // serve answers with the file, or with 304 when the client has it already.
 func (f file) serve(w http.ResponseWriter, r *http.Request) error {
 	h := w.Header()
@@ -157,13 +167,17 @@ func (f file) serve(w http.ResponseWriter, r *http.Request) error {
 	if f.policy != "" {
 		h.Set("Content-Security-Policy", f.policy)
 	}
-	tag, unpack := f.tag, false
-	if f.gzipped {
+	tag, content := f.tag, f.content
+	if f.unpacked != nil {
 		h.Add("Vary", "Accept-Encoding")
-		if unpack = !accepts(r, "gzip"); unpack {
-			tag += "-unpacked"
-		} else {
+		if accepts(r, "gzip") {
 			h.Set("Content-Encoding", "gzip")
+		} else {
+			tag += "-unpacked"
+			var err error
+			if content, err = f.unpacked(); err != nil {
+				return err
+			}
 		}
 	}
 	h.Set("ETag", `"`+tag+`"`)
@@ -173,21 +187,11 @@ func (f file) serve(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	h.Set("Content-Type", f.contentType)
-	if !unpack {
-		h.Set("Content-Length", strconv.Itoa(len(f.content)))
+	h.Set("Content-Length", strconv.Itoa(len(content)))
+	if r.Method != http.MethodHead {
+		// A client that is gone cannot be told so.
+		_, _ = w.Write(content)
 	}
-	if r.Method == http.MethodHead {
-		return nil
-	}
-	var content io.Reader = bytes.NewReader(f.content)
-	if unpack {
-		var err error
-		if content, err = gzip.NewReader(content); err != nil {
-			return err
-		}
-	}
-	// A client that is gone cannot be told so.
-	_, _ = io.Copy(w, content)
 	return nil
 }
 
