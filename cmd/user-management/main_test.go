@@ -396,6 +396,25 @@ func TestHealthFailsWhenTheDatabaseIsGone(t *testing.T) {
 	run(t, t.TempDir(), []string{"DATABASE_URL=" + dsn, "SERVICE_PORT=" + s.port}, "health").wantLine(t, "503")
 }
 
+func TestAHangupSaysWhetherKeysWereReadAgain(t *testing.T) {
+	t.Parallel()
+	dsn := localpgtest.Empty(t)
+	entry := "reader:read:" + strings.Repeat("0f", 32)
+	file := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(file, []byte(entry), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for variable, says := range map[string]string{
+		"API_KEYS=" + entry: "nothing was read again", "API_KEYS_FILE=" + file: "the API keys were read again",
+	} {
+		s := serve(t, "DATABASE_URL="+dsn, variable)
+		if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		s.awaitLog(says)
+	}
+}
+
 func TestASecondSignalEndsItAtOnce(t *testing.T) {
 	t.Parallel()
 	dsn := localpgtest.Empty(t)

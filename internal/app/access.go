@@ -41,7 +41,9 @@ func newAuthenticator(cfg config.Config, log *slog.Logger) (a *auth.Authenticato
 	go func() {
 		defer close(done)
 		for range hangups {
-			if err := a.Reload(); err != nil {
+			if cfg.APIKeysFile == "" {
+				log.Warn("nothing was read again: API_KEYS_FILE is not set, and API_KEYS is read at the start only")
+			} else if err := a.Reload(); err != nil {
 				log.Error("the API keys were not read again, the old ones stay", "error", err)
 			} else {
 				log.Info("the API keys were read again")
