@@ -351,6 +351,18 @@ func TestFailuresOfTheDatabase(t *testing.T) {
 	})
 }
 
+func TestAClientThatHangsUpSaysNothingAboutTheDatabase(t *testing.T) {
+	t.Parallel()
+	s, _ := stub(t, context.Context.Err)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	recorder := httptest.NewRecorder()
+	s.handler.ServeHTTP(recorder, httptest.NewRequestWithContext(ctx, http.MethodGet, "/health", nil))
+	if recorder.Code != http.StatusOK || strings.Contains(s.log.String(), "health check failed") {
+		t.Errorf("%d %s\n%s", recorder.Code, recorder.Body, s.log)
+	}
+}
+
 func TestHealth(t *testing.T) {
 	t.Parallel()
 	const secret = "host 10.1.2.3 said no"

@@ -48,7 +48,8 @@ type healthBody struct {
 func (a *API) health(w http.ResponseWriter, r *http.Request) error {
 	body := healthBody{Status: "healthy", Service: "user-management", Database: "connected", Version: a.Version}
 	status := http.StatusOK
-	ctx, cancel := context.WithTimeout(r.Context(), healthTimeout)
+	// Somebody who hangs up says nothing about the database, and would cost the probe its connection.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), healthTimeout)
 	defer cancel()
 	if err := a.Database.Ping(ctx); err != nil {
 		a.Log.WarnContext(ctx, "health check failed", "request_id", requestID(ctx), "error", err)
