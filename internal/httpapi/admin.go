@@ -125,11 +125,13 @@ func parseBool(s string) (bool, error) {
 
 // A cursor of users is the id of the last one of a page.
 func parseUserCursor(s string) (string, error) {
-	id, err := base64.RawURLEncoding.Strict().DecodeString(s)
-	if err != nil || user.ValidateID(string(id)) != "" {
+	decoded, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	id := string(decoded)
+	// Rows that the service did not make may have ids that it would not give.
+	if err != nil || id == "" || !utf8.ValidString(id) || utf8.RuneCountInString(id) > 255 || strings.ContainsRune(id, 0) {
 		return "", errCursor
 	}
-	return string(id), nil
+	return id, nil
 }
 
 func knownStatus(s string) bool {

@@ -314,3 +314,14 @@ func TestUsersComeInPages(t *testing.T) {
 		}
 	}
 }
+
+func TestUsersOfWhichTheServiceWouldNotGiveTheIDComeInPagesToo(t *testing.T) {
+	t.Parallel()
+	s, db := startSQL(t)
+	exec(t, db, `INSERT INTO viralpilot.userdata (cognito_user_id) VALUES ('a'), (E'b\tc'), ('d')`)
+	first, next := s.usersPage("?limit=2")
+	second, none := s.usersPage("?limit=2&cursor=" + next)
+	if first != "a b\tc" || second != "d" || none != "" {
+		t.Errorf("%q, then %q, then %q", first, second, none)
+	}
+}
