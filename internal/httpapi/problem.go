@@ -20,7 +20,7 @@ var (
 	errUnauthenticated  = &user.Error{Code: "unauthenticated", Detail: "An API key or a token is required."}
 	errForbidden        = &user.Error{Code: "forbidden", Detail: "The caller may not do this."}
 	errRateLimited      = &user.Error{Code: "rate_limited", Detail: "Too many requests; Retry-After says when to try again."}
-	errInternal         = &user.Error{Code: "internal", Detail: "Something went wrong on our side."}
+	errInternal         = &user.Error{Code: user.CodeInternal, Detail: "Something went wrong on our side."}
 )
 
 // Unauthenticated is the problem of a caller who is not known; detail is a sentence for them.

@@ -2,7 +2,6 @@ package telemetry
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -93,13 +92,10 @@ func (t *Tracing) Operation(ctx context.Context, operation string) (spanned cont
 		if err == nil {
 			return
 		}
-		code := user.Code("internal")
-		if known := (*user.Error)(nil); errors.As(err, &known) {
-			code = known.Code
-		}
+		code := user.CodeOf(err)
 		span.SetAttributes(semconv.ErrorTypeKey.String(string(code)))
 		switch code { // any other is a refusal, which is an answer
-		case "internal", user.CodeOverloaded, user.CodeDatabaseUnavailable:
+		case user.CodeInternal, user.CodeOverloaded, user.CodeDatabaseUnavailable:
 			span.SetStatus(codes.Error, "")
 		}
 	}

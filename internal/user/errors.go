@@ -1,6 +1,7 @@
 package user
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
@@ -8,8 +9,7 @@ import (
 // Code names a kind of failure. It is part of the HTTP contract (product.md §4 "Errors"): callers branch on it.
 type Code string
 
-// The codes that this package and its stores return. Anything else is an unexpected error and must be treated as
-// internal.
+// The codes that this package and its stores return, and the one for any other error; see [CodeOf].
 const (
 	CodeValidation           Code = "validation_failed"
 	CodeInvalidTier          Code = "invalid_tier"
@@ -27,6 +27,7 @@ const (
 	CodeRefundExceedsCharge  Code = "refund_exceeds_charge"
 	CodeOverloaded           Code = "overloaded"
 	CodeDatabaseUnavailable  Code = "database_unavailable"
+	CodeInternal             Code = "internal"
 )
 
 // Error is the one error type of the domain. Detail is a plain sentence that may be shown to the caller; Err is the
@@ -98,6 +99,14 @@ func (e *Error) Because(err error) *Error {
 	c := *e
 	c.Err = err
 	return &c
+}
+
+// CodeOf is the code of an error: that of an [*Error], of any other [CodeInternal].
+func CodeOf(err error) Code {
+	if known := (*Error)(nil); errors.As(err, &known) {
+		return known.Code
+	}
+	return CodeInternal
 }
 
 // invalid is a validation error about one field.

@@ -265,8 +265,8 @@ func (s *Service) observe(change Change, err error) error {
 			s.Observer.Entry(e)
 		}
 	}
-	if refused := (*Error)(nil); errors.As(err, &refused) {
-		s.Observer.Refusal(refused.Code)
+	if err != nil {
+		s.Observer.Refusal(CodeOf(err))
 	}
 	return err
 }
