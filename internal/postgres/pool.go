@@ -176,7 +176,7 @@ func waitFor(ctx context.Context, conn *pgx.ConnConfig, timeout time.Duration, l
 		pooled, encoding, err := greet(ctx, conn, min(attempt, time.Until(deadline)))
 		var refused *pgconn.PgError
 		switch {
-		case err == nil && encoding != "UTF8" && encoding != "SQL_ASCII":
+		case err == nil && !slices.Contains([]string{"UTF8", "SQL_ASCII", "" /* a pooler need not say it */}, encoding):
 			// What it cannot hold would fail everything that is read or written together with it.
 			return false, fmt.Errorf("the database %q on %s has the encoding %s: move it to one with UTF8, or correct DATABASE_URL", conn.Database, at, encoding)
 		case err == nil:
