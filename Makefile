@@ -21,17 +21,17 @@ run: dev ## Run the service, with a PostgreSQL of its own unless DATABASE_URL is
 
 test: dev compiler curl ## Run all tests, on a PostgreSQL of their own unless TEST_DATABASE_URL is set
 	@bin/dev ensure-postgres
-	CGO_ENABLED=1 $(GO) test -race -count=1 ./...
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 30m ./...
 
 test-faults: dev ## Test what happens when the service, its database or the network between them fails, with real processes
 	@bin/dev ensure-postgres
-	$(GO) test -tags faults -count=1 -timeout 20m -v ./cmd/user-management
+	$(GO) test -tags faults -count=1 -timeout 60m -v ./cmd/user-management
 
 # Left out are tests of what PostgreSQL answers to a login, and of which sessions it has: PgBouncer has both in hand.
 test-pgbouncer: dev pgbouncer curl ## Run the tests of the service by way of a PgBouncer in transaction pooling
 	@bin/dev ensure-postgres
-	TEST_PGBOUNCER=1 $(GO) test -count=1 ./internal/httpapi ./cmd/user-management
-	TEST_PGBOUNCER=1 $(GO) test -count=1 ./internal/postgres ./internal/app \
+	TEST_PGBOUNCER=1 $(GO) test -count=1 -timeout 30m ./internal/httpapi ./cmd/user-management
+	TEST_PGBOUNCER=1 $(GO) test -count=1 -timeout 30m ./internal/postgres ./internal/app \
 		-skip 'TestOpenGivesUpAtOnceWhereWaitingCannotHelp|TestARoleThatOwnsNothing|TestAStartThatCannotSucceedEndsWithOneLine|TestWhatIsUnderWayWhenItStopsIsFinished'
 
 soak: dev ## Let 64 clients work for ten minutes (SOAK_DURATION) while things fail at random

@@ -52,11 +52,14 @@ func outage(t *testing.T, end func(*localpg.Server) error) {
 
 func TestAPoolThatIsUsedUpIsAnsweredAndFreeAgainAfterwards(t *testing.T) {
 	dsn := localpgtest.Server(t).URL("postgres")
-	env := []string{"DATABASE_URL=" + dsn, "DB_MAX_CONNS=2", "DB_ACQUIRE_TIMEOUT=100ms"}
+	env := []string{"DATABASE_URL=" + dsn, "DB_MAX_CONNS=2", "DB_MIN_CONNS=2", "DB_ACQUIRE_TIMEOUT=100ms"}
 	s := serve(t, env...)
+	db := connect(t, dsn)
+	const sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'user-management'"
+	// To make one may take longer than the wait for a free one, which is another answer.
+	localpgtest.Await(t, "both connections are there", func() bool { return db.number(sessions) == 2 })
 	load := startClients(t, 16, s)
 	load.awaitMore(100)
-	db := connect(t, dsn)
 	for _, lock := range []struct {
 		sql   string
 		reads bool // whether they wait too
@@ -85,7 +88,7 @@ func TestAPoolThatIsUsedUpIsAnsweredAndFreeAgainAfterwards(t *testing.T) {
 	}
 	localpgtest.Await(t, "no more connections than before", func() bool {
 		// The pool's and the one of /health.
-		return db.number("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'user-management'") <= 2+1
+		return db.number(sessions) <= 2+1
 	})
 	s.stopped()
 }

@@ -109,7 +109,7 @@ func serve(t *testing.T, env ...string) *service {
 	t.Helper()
 	s := &service{t: t, cmd: exec.CommandContext(t.Context(), binary), log: make(chan string, 10_000)}
 	s.cmd.Dir = t.TempDir()
-	s.cmd.Env = append([]string{"SERVICE_HOST=127.0.0.1", "SERVICE_PORT=0", "LOG_FORMAT=json"}, env...)
+	s.cmd.Env = append([]string{"SERVICE_HOST=127.0.0.1", "SERVICE_PORT=0", "LOG_FORMAT=json", "TOKEN_RESET_TIMEZONE=" + localpgtest.CalmZone()}, env...)
 	s.cmd.Stderr = os.Stderr
 	stdout, err := s.cmd.StdoutPipe()
 	if err != nil {
@@ -392,7 +392,7 @@ func TestHealthFailsWhenTheDatabaseIsGone(t *testing.T) {
 	name := strings.TrimPrefix(u.Path, "/")
 	db := connect(t, localpgtest.Empty(t))
 	db.Exec(fmt.Sprintf("ALTER DATABASE %q ALLOW_CONNECTIONS false", name))
-	db.Exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+	db.Exec("SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE datname = $1", name)
 	run(t, t.TempDir(), []string{"DATABASE_URL=" + dsn, "SERVICE_PORT=" + s.port}, "health").wantLine(t, "503")
 }
 

@@ -34,8 +34,11 @@ func TestTwoReplicasWhenAMonthBeginsUnderLoadGrantOnce(t *testing.T) {
 	for i := range idle {
 		for _, s := range []*service{a, b} {
 			touching.Go(func() {
-				_, status, err := s.call(http.StatusOK, http.MethodGet, fmt.Sprintf("/user/idle-%d/status", i), "", "")
-				if err != nil || status["tokens_remaining"] != 1000.0+topUp || status["top_up_tokens"] != float64(topUp) {
+				code, status, err := s.call(0, http.MethodGet, fmt.Sprintf("/user/idle-%d/status", i), "", "")
+				for err == nil && status["code"] == "overloaded" { // on a busy machine, while the other replica has the row
+					code, status, err = s.call(0, http.MethodGet, fmt.Sprintf("/user/idle-%d/status", i), "", "")
+				}
+				if err != nil || code != http.StatusOK || status["tokens_remaining"] != 1000.0+topUp || status["top_up_tokens"] != float64(topUp) {
 					t.Errorf("idle-%d: %v %v", i, status, err)
 				}
 			})
@@ -43,7 +46,7 @@ func TestTwoReplicasWhenAMonthBeginsUnderLoadGrantOnce(t *testing.T) {
 	}
 	touching.Wait()
 	load.awaitMore(400)
-	load.onlyAnswers("200", "insufficient_tokens")
+	load.onlyAnswers("200", "insufficient_tokens", "overloaded")
 	load.check(db, env)
 
 	resets := db.counts(`SELECT cognito_user_id, count(*) FROM viralpilot.ledger WHERE kind = 'monthly_reset' GROUP BY 1`)

@@ -133,11 +133,11 @@ func TestRequestsThatOutliveTheShutdownTimeoutAreCutOff(t *testing.T) {
 	t.Parallel()
 	dsn := localpgtest.New(t)
 	r := start(t, dsn, func(cfg *config.Config) {
-		cfg.ShutdownTimeout, cfg.DBStatementTimeout = 100*time.Millisecond, 500*time.Millisecond
+		cfg.ShutdownTimeout = 100 * time.Millisecond
 	})
 	c, db := newClient(t), connect(t, dsn)
 	c.tester(r, "u")
-	db.Gate()
+	pass := db.Gate()
 	answered := make(chan error, 1)
 	go func() {
 		_, err := c.consume(r, "u", "k")
@@ -149,6 +149,7 @@ func TestRequestsThatOutliveTheShutdownTimeoutAreCutOff(t *testing.T) {
 	if err := <-answered; err == nil {
 		t.Error("the client had an answer")
 	}
+	pass()
 }
 
 func TestASweepThatOutlivesTheShutdownTimeoutIsLeftAlone(t *testing.T) {
@@ -382,7 +383,7 @@ func hasRequest(log, id string) bool {
 func TestAUsedUpPoolIsAnsweredAndDoesNotReachOtherAnswers(t *testing.T) {
 	t.Parallel()
 	dsn := localpgtest.New(t)
-	r := start(t, dsn, func(cfg *config.Config) { cfg.DBMaxConns, cfg.DBAcquireTimeout = 1, 100*time.Millisecond })
+	r := start(t, dsn, func(cfg *config.Config) { cfg.DBMaxConns, cfg.DBAcquireTimeout = 1, time.Second })
 	c, db := newClient(t), connect(t, dsn)
 	c.tester(r, "u")
 	c.tester(r, "other")

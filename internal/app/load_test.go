@@ -23,7 +23,7 @@ func pair(t *testing.T, change ...func(*config.Config)) (replicas [2]*replica, c
 func spend(c client, replicas [2]*replica, id string, n int) (charged int64) {
 	var ok atomic.Int64
 	each(n, 64, func(i int) {
-		a, err := c.try(http.MethodPost, replicas[i%2].url+"/user/"+id+"/consume-tokens", `{"tokens_to_consume": 1}`)
+		a, err := c.insist(http.MethodPost, replicas[i%2].url+"/user/"+id+"/consume-tokens", `{"tokens_to_consume": 1}`)
 		switch {
 		case err == nil && a.Status == http.StatusOK:
 			ok.Add(1)
@@ -80,7 +80,7 @@ func TestReadsThatFindAResetDueGrantOnce(t *testing.T) {
 	db.Exec(lastMonth)
 	each(100, 32, func(i int) {
 		path := [...]string{"/user/u", "/user/u/status", "/user/u/ledger"}[i%3]
-		if a, err := c.try(http.MethodGet, replicas[i%2].url+path, ""); err != nil || a.Status != http.StatusOK {
+		if a, err := c.insist(http.MethodGet, replicas[i%2].url+path, ""); err != nil || a.Status != http.StatusOK {
 			t.Errorf("%s: %d %v", path, a.Status, err)
 		}
 	})
@@ -96,7 +96,7 @@ func TestFirstRequestsMakeOneAccount(t *testing.T) {
 	const requests = 200
 	created := make([]any, requests)
 	each(requests, 64, func(i int) {
-		a, err := c.try(http.MethodGet, replicas[i%2].url+"/user/new", "")
+		a, err := c.insist(http.MethodGet, replicas[i%2].url+"/user/new", "")
 		if err != nil || a.Status != http.StatusOK {
 			t.Errorf("%d %v %v", a.Status, a.Body, err)
 		}
@@ -121,7 +121,7 @@ func TestAKeySentManyTimesCountsOnceAndIsAnsweredAlike(t *testing.T) {
 	const keys, times = 10, 20
 	answers, replayed := make([]answer, keys*times), make([]atomic.Int64, keys)
 	each(keys*times, 40, func(i int) {
-		a, err := c.try(http.MethodPost, replicas[i%2].url+"/user/u/consume-tokens", `{"tokens_to_consume": 7}`,
+		a, err := c.insist(http.MethodPost, replicas[i%2].url+"/user/u/consume-tokens", `{"tokens_to_consume": 7}`,
 			"Idempotency-Key", fmt.Sprint("key-", i/times))
 		if err != nil || a.Status != http.StatusOK {
 			t.Errorf("%d %v %v", a.Status, a.Body, err)

@@ -138,7 +138,7 @@ func TestMetricsStandOnOnePortOnly(t *testing.T) {
 func TestForTheDelayOfAStopItServesAndSaysThatItEnds(t *testing.T) {
 	t.Parallel()
 	dsn := localpgtest.New(t)
-	r := start(t, dsn, func(cfg *config.Config) { cfg.ShutdownDelay = 2 * time.Second })
+	r := start(t, dsn, func(cfg *config.Config) { cfg.ShutdownDelay = 5 * time.Second })
 	c := newClient(t)
 	c.tester(r, "u")
 	r.cancel()
@@ -169,7 +169,7 @@ func TestTwoHundredClientsOfTwoConnectionsGetAnAnswerEach(t *testing.T) {
 	t.Parallel()
 	dsn := localpgtest.New(t)
 	r := start(t, dsn, func(cfg *config.Config) {
-		cfg.DBMaxConns, cfg.DBAcquireTimeout, cfg.DBStatementTimeout = 2, 200*time.Millisecond, patience
+		cfg.DBMaxConns, cfg.DBAcquireTimeout, cfg.DBStatementTimeout = 2, 200*time.Millisecond, 4*patience
 	})
 	c, db := newClient(t), connect(t, dsn)
 	c.http.Transport.(*http.Transport).MaxIdleConnsPerHost = 200
@@ -235,7 +235,11 @@ func TestTwoHundredClientsOfTwoConnectionsGetAnAnswerEach(t *testing.T) {
 	if a := <-stuck; a.Status != http.StatusOK {
 		t.Errorf("the one that held up the others: %d %v", a.Status, a.Body)
 	}
-	each(200, 2, func(int) { c.do(http.StatusOK, http.MethodGet, r.url+"/user/u/status", "") })
+	each(200, 2, func(int) {
+		if a, err := c.insist(http.MethodGet, r.url+"/user/u/status", ""); err != nil || a.Status != http.StatusOK {
+			t.Errorf("afterwards: %d %v %v", a.Status, a.Body, err)
+		}
+	})
 	db.checkBooks()
 }
 

@@ -121,7 +121,7 @@ func TestTheProxyGivesRequestsToHealthyReplicas(t *testing.T) {
 		host := fmt.Sprint("127.0.1.", n)
 		urls = append(urls, "http://"+net.JoinHostPort(host, port))
 		services = append(services, run(t, []string{
-			"DATABASE_URL=" + dsn, "SERVICE_HOST=" + host, "SERVICE_PORT=" + port, "SHUTDOWN_DELAY=3s", "LOG_REQUESTS=errors",
+			"DATABASE_URL=" + dsn, "SERVICE_HOST=" + host, "SERVICE_PORT=" + port, "SHUTDOWN_DELAY=5s", "LOG_REQUESTS=errors",
 		}, binary))
 	}
 	c := newClient(t)

@@ -16,7 +16,7 @@ import (
 // hold reserves tokens; it is "" when they are not there.
 func (c client) hold(r *replica, id string, tokens int) string {
 	c.t.Helper()
-	a, err := c.try(http.MethodPost, r.url+"/user/"+id+"/reservations", fmt.Sprintf(`{"tokens": %d}`, tokens))
+	a, err := c.insist(http.MethodPost, r.url+"/user/"+id+"/reservations", fmt.Sprintf(`{"tokens": %d}`, tokens))
 	switch {
 	case err == nil && a.Status == http.StatusCreated:
 		return a.Body["reservation_id"].(string)
@@ -28,7 +28,7 @@ func (c client) hold(r *replica, id string, tokens int) string {
 
 func (c client) settle(r *replica, id, reservation string, tokens int) (answer, error) {
 	c.t.Helper()
-	return c.try(http.MethodPost, r.url+"/user/"+id+"/reservations/"+reservation+"/settle", fmt.Sprintf(`{"tokens_used": %d}`, tokens))
+	return c.insist(http.MethodPost, r.url+"/user/"+id+"/reservations/"+reservation+"/settle", fmt.Sprintf(`{"tokens_used": %d}`, tokens))
 }
 
 func TestClientsThatReserveNeverHoldOrSpendMoreThanThereIs(t *testing.T) {
@@ -65,7 +65,7 @@ func TestClientsThatReserveNeverHoldOrSpendMoreThanThereIs(t *testing.T) {
 	each(2*len(list), 64, func(i int) {
 		if i%2 == 1 { // settling frees tokens for others
 			if id := c.hold(replicas[0], "u", 10); id != "" {
-				if a, err := c.try(http.MethodPost, replicas[1].url+"/user/u/reservations/"+id+"/release", ""); err != nil || a.Status != http.StatusOK {
+				if a, err := c.insist(http.MethodPost, replicas[1].url+"/user/u/reservations/"+id+"/release", ""); err != nil || a.Status != http.StatusOK {
 					t.Errorf("release: %d %v %v", a.Status, a.Body, err)
 				}
 			}

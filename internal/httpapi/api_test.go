@@ -40,8 +40,8 @@ func TestMain(m *testing.M) {
 
 func options(url string) postgres.Options {
 	return postgres.Options{
-		URL: url, MaxConns: 4, ConnectTimeout: 10 * time.Second, AcquireTimeout: 2 * time.Second,
-		StatementTimeout: 5 * time.Second, Log: slog.New(slog.DiscardHandler),
+		URL: url, MaxConns: 4, ConnectTimeout: localpgtest.Patience, AcquireTimeout: localpgtest.Patience,
+		StatementTimeout: localpgtest.Patience, Log: slog.New(slog.DiscardHandler),
 	}
 }
 
@@ -96,7 +96,7 @@ func start(t *testing.T, change ...func(*httpapi.Options)) *service {
 		CORSOrigins:    []string{"*"},
 		LogRequests:    httpapi.LogAll,
 		MetricsHandler: metrics,
-		RequestTimeout: 10 * time.Second,
+		RequestTimeout: 2 * localpgtest.Patience,
 	}
 	return s.with(t, change...)
 }

@@ -210,6 +210,7 @@ func TestACommitThatIsNotAnsweredAndCannotBeLookedUp(t *testing.T) {
 	})
 	db.awaitLockWaiters(1)
 	lost := proxy.At(localpgtest.Answer("commit"), localpgtest.Cut, 1)
+	proxy.At(localpgtest.Connecting, localpgtest.Delay(500*time.Millisecond), 1) // so that the rival comes first
 	pass()
 	if err := <-locked; err != nil {
 		t.Fatal(err)
@@ -253,7 +254,8 @@ func TestAServerThatFallsSilentRightAfterALogin(t *testing.T) {
 	store := open(t, proxy.URL()+"&connect_timeout=1", func(o *postgres.Options) {
 		o.MaxConns, o.AcquireTimeout = 1, 100*time.Millisecond
 	})
-	create(t, store, "u", 100)
+	create(t, open(t, proxy.URL()), "u", 100) // by way of a store with time to connect
+	awaitConnected(t, store, "u")
 	silent := proxy.At(localpgtest.Before("client_min_messages = warning"), localpgtest.Mute, 1)
 	proxy.CutAll()
 	localpgtest.Await(t, "the server falls silent", func() bool {

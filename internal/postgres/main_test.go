@@ -95,6 +95,25 @@ func (d database) awaitLockWaiters(n int) {
 	})
 }
 
+// awaitConnected returns once a store that gives up soon has a connection to serve with.
+func awaitConnected(t *testing.T, store user.Store, id string) {
+	t.Helper()
+	localpgtest.Await(t, "it has its connection", func() bool {
+		_, err := store.Account(t.Context(), id)
+		return err == nil
+	})
+}
+
+// insist runs f until it fails in another way than by overload, or succeeds: a busy machine may keep a row locked for
+// longer than updates wait.
+func insist(f func() error) error {
+	for begin := time.Now(); ; {
+		if err := f(); !errors.Is(err, user.ErrOverloaded) || time.Since(begin) > patience {
+			return err
+		}
+	}
+}
+
 // background runs f in a goroutine that the test waits for, and returns where its error arrives.
 func background(t *testing.T, f func() error) <-chan error {
 	done := make(chan error, 1)

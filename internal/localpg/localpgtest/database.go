@@ -12,6 +12,16 @@ import (
 // is wrong.
 const Patience = 30 * time.Second
 
+// CalmZone is the name of a time zone in which no month ends within the next
+// hour, for tests that play at the present.
+func CalmZone() string {
+	now := time.Now().UTC()
+	if now.Add(time.Hour).Month() != now.Month() {
+		return "Etc/GMT+12"
+	}
+	return "UTC"
+}
+
 // Await polls until ok, and fails the test after Patience.
 func Await(t testing.TB, what string, ok func() bool) {
 	t.Helper()

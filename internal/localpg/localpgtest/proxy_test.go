@@ -111,14 +111,22 @@ func TestProxyFaults(t *testing.T) {
 				{"after the commit", localpgtest.Answer("commit"), test.commits},
 			} {
 				t.Run(at.name, func(t *testing.T) {
-					patience := time.Minute
-					if test.fault == localpgtest.Mute {
-						patience = 200 * time.Millisecond
-					}
 					sessions := connect(t, dsn)
 					before := query[int](t, dsn, "SELECT n FROM migrated")
 					plan := proxy.At(at.moment, test.fault, 1)
-					got := attempt(t, proxy.URL(), patience)
+					// What is muted says nothing for the time of a wait that begins with the fault.
+					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+					defer cancel()
+					if test.fault == localpgtest.Mute {
+						go func() {
+							for plan.Left() > 0 && ctx.Err() == nil {
+								<-time.After(5 * time.Millisecond)
+							}
+							<-time.After(200 * time.Millisecond)
+							cancel()
+						}()
+					}
+					got := attempt(ctx, t, proxy.URL())
 					if plan.Left() != 0 {
 						t.Error("the fault did not happen")
 					}
@@ -138,7 +146,7 @@ func TestProxyFaults(t *testing.T) {
 					if got != at.want {
 						t.Errorf("got %+v, want %+v", got, at.want)
 					}
-					if got := attempt(t, proxy.URL(), time.Minute); !got.known {
+					if got := attempt(t.Context(), t, proxy.URL()); !got.known {
 						t.Errorf("the next time: %+v", got)
 					}
 				})
@@ -151,10 +159,8 @@ func TestProxyFaults(t *testing.T) {
 type result struct{ connected, done, known bool }
 
 // attempt makes a transaction and closes its connection.
-func attempt(t *testing.T, url string, patience time.Duration) (r result) {
+func attempt(ctx context.Context, t *testing.T, url string) (r result) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
 		t.Fatal(err)
