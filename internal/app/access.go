@@ -1,12 +1,9 @@
 package app
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
 	"os"
 	"os/signal"
 	"strings"
@@ -14,7 +11,6 @@ import (
 
 	"github.com/viralpilot/user-management/internal/auth"
 	"github.com/viralpilot/user-management/internal/config"
-	"github.com/viralpilot/user-management/internal/httpapi"
 )
 
 // newAuthenticator makes who is let in from the settings, and has its key file read again on SIGHUP until stop is
@@ -56,35 +52,6 @@ func newAuthenticator(cfg config.Config, log *slog.Logger) (a *auth.Authenticato
 		<-done
 		a.Close()
 	}, nil
-}
-
-// caller is a principal as the API wants to see it.
-type caller struct{ auth.Principal }
-
-func (c caller) Actor() string { return c.Name }
-
-func (c caller) Can(scope httpapi.Scope) bool { return c.Principal.Can(auth.Scope(scope)) }
-
-// Key tells signed-in users apart, who share a name.
-func (c caller) Key() string { return c.Name + " " + c.UserID }
-
-// authenticate adapts a to what the API asks; nil when everybody is let in.
-func authenticate(a *auth.Authenticator) func(context.Context, http.Header) (httpapi.Caller, error) {
-	if a.Open() {
-		return nil
-	}
-	return func(ctx context.Context, header http.Header) (httpapi.Caller, error) {
-		principal, err := a.Authenticate(ctx, header)
-		switch {
-		case errors.Is(err, auth.ErrUnauthenticated):
-			return nil, httpapi.Unauthenticated(err.Error())
-		case errors.Is(err, auth.ErrUnavailable):
-			return nil, httpapi.Unavailable(err)
-		case err != nil:
-			return nil, err
-		}
-		return caller{principal}, nil
-	}
 }
 
 // NewAPIKey makes an API key and prints two lines: the secret for its holder, and the entry for API_KEYS. Scopes are

@@ -108,7 +108,6 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) (err error) {
 		Users:                users,
 		Database:             store,
 		Log:                  log,
-		Authenticate:         authenticate(access),
 		Version:              version,
 		CORSOrigins:          cfg.CORSOrigins,
 		CORSAllowCredentials: cfg.CORSAllowCredentials,
@@ -119,6 +118,9 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) (err error) {
 		TrustedProxies:       cfg.TrustedProxies,
 		MaxInFlight:          cfg.MaxInFlight,
 		RequestTimeout:       cfg.RequestTimeout,
+	}
+	if !access.Open() {
+		options.Authenticate = access.Authenticate
 	}
 	if cfg.MetricsPort == 0 {
 		options.MetricsHandler = metrics.Handler()

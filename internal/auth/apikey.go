@@ -134,7 +134,7 @@ func parseKeys(noun string, parts []string) ([]apiKey, error) {
 				report(errors.New("the hash is not the 64 hexadecimal digits of a SHA-256"))
 				continue
 			}
-			key := apiKey{holder: Principal{Name: name, scopes: splitScopes(fields[1])}, hash: [sha256.Size]byte(hash)}
+			key := apiKey{holder: Principal{Name: name, Scopes: splitScopes(fields[1])}, hash: [sha256.Size]byte(hash)}
 			if hashes[key.hash] {
 				report(errors.New("the hash is used twice"))
 			}

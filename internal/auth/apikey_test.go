@@ -58,11 +58,11 @@ func TestKeysAccepted(t *testing.T) {
 			for _, o := range options {
 				a := mustNew(t, o)
 				got, err := a.Authenticate(t.Context(), bearer("secret-2"))
-				if want := (Principal{Name: "two", scopes: []Scope{Consume, Metrics}}); err != nil || !reflect.DeepEqual(got, want) {
+				if want := (Principal{Name: "two", Scopes: []Scope{Consume, Metrics}}); err != nil || !reflect.DeepEqual(got, want) {
 					t.Errorf("got %+v, %v, want %+v", got, err, want)
 				}
 				got, err = a.Authenticate(t.Context(), bearer("secret-1"))
-				if want := (Principal{Name: "one", scopes: []Scope{Read}}); err != nil || !reflect.DeepEqual(got, want) {
+				if want := (Principal{Name: "one", Scopes: []Scope{Read}}); err != nil || !reflect.DeepEqual(got, want) {
 					t.Errorf("got %+v, %v, want %+v", got, err, want)
 				}
 			}
@@ -309,7 +309,7 @@ func FuzzParseKeys(f *testing.F) {
 			}
 			seen := make(map[any]bool)
 			for _, k := range keys {
-				if !nameShape.MatchString(k.holder.Name) || len(k.holder.scopes) == 0 || seen[k.hash] || seen[k.holder.Name] {
+				if !nameShape.MatchString(k.holder.Name) || len(k.holder.Scopes) == 0 || seen[k.hash] || seen[k.holder.Name] {
 					t.Errorf("%q: key %+v", list, k.holder)
 				}
 				seen[k.hash], seen[k.holder.Name] = true, true

@@ -54,11 +54,11 @@ func TestScopes(t *testing.T) {
 	}{
 		{"nobody can nothing", Principal{}, nil},
 		{"user can nothing", Principal{Name: endUser, UserID: "u"}, nil},
-		{"read is read", Principal{scopes: []Scope{Read}}, []Scope{Read}},
-		{"consume is not read", Principal{scopes: []Scope{Consume}}, []Scope{Consume}},
-		{"manage includes read", Principal{scopes: []Scope{Manage}}, []Scope{Read, Manage}},
-		{"metrics is not read", Principal{scopes: []Scope{Metrics}}, []Scope{Metrics}},
-		{"several", Principal{scopes: []Scope{Read, Consume}}, []Scope{Read, Consume}},
+		{"read is read", Principal{Scopes: []Scope{Read}}, []Scope{Read}},
+		{"consume is not read", Principal{Scopes: []Scope{Consume}}, []Scope{Consume}},
+		{"manage includes read", Principal{Scopes: []Scope{Manage}}, []Scope{Read, Manage}},
+		{"metrics is not read", Principal{Scopes: []Scope{Metrics}}, []Scope{Metrics}},
+		{"several", Principal{Scopes: []Scope{Read, Consume}}, []Scope{Read, Consume}},
 	} {
 		t.Run(tt.outcome, func(t *testing.T) {
 			t.Parallel()
@@ -93,7 +93,7 @@ func TestUsersOwnTheirAccount(t *testing.T) {
 	} {
 		t.Run(tt.outcome, func(t *testing.T) {
 			t.Parallel()
-			if got := (Principal{Name: "x", UserID: tt.user, scopes: allScopes}).Owns(tt.account); got != tt.want {
+			if got := (Principal{Name: "x", UserID: tt.user, Scopes: allScopes}).Owns(tt.account); got != tt.want {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
 		})

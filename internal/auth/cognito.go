@@ -166,7 +166,7 @@ func (v *verifier) principal(claims jwt.MapClaims) (Principal, error) {
 		return Principal{}, errTokenIncomplete
 	}
 	if v.isAdmin(claims) {
-		return Principal{Name: name, UserID: id, scopes: []Scope{Manage}}, nil
+		return Principal{Name: name, UserID: id, Scopes: []Scope{Manage}}, nil
 	}
 	return Principal{Name: endUser, UserID: id}, nil
 }

@@ -28,7 +28,7 @@ func TestTokensAccepted(t *testing.T) {
 	byUsername := mustNew(t, options)
 
 	admin := func(id string) Principal {
-		return Principal{Name: "cognito:" + id, UserID: id, scopes: []Scope{Manage}}
+		return Principal{Name: "cognito:" + id, UserID: id, Scopes: []Scope{Manage}}
 	}
 	user := func(id string) Principal { return Principal{Name: "end user", UserID: id} }
 	for _, tt := range []struct {

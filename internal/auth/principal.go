@@ -15,6 +15,9 @@ const (
 
 var allScopes = []Scope{Read, Consume, Manage, Metrics}
 
+// Anyone is the caller of a service that is open to all: it has no name and every scope.
+func Anyone() Principal { return Principal{Scopes: allScopes} }
+
 // endUser is the name of every signed-in user who is not an administrator. It does not say which, as it may be kept where
 // it outlives the account; no API key can have it.
 const endUser = "end user"
@@ -26,13 +29,13 @@ type Principal struct {
 	Name string
 	// UserID is the account of a signed-in user, and empty for an API key.
 	UserID string
-
-	scopes []Scope
+	// Scopes are those that it was given; see [Principal.Can] for what they include.
+	Scopes []Scope
 }
 
 // Can reports whether the caller has scope. A signed-in user who is not an administrator has none.
 func (p Principal) Can(scope Scope) bool {
-	return slices.Contains(p.scopes, scope) || scope == Read && slices.Contains(p.scopes, Manage)
+	return slices.Contains(p.Scopes, scope) || scope == Read && slices.Contains(p.Scopes, Manage)
 }
 
 // Owns reports whether the account is that of the signed-in user, who may then read it.

@@ -9,48 +9,18 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 	"github.com/go-chi/httprate"
 
+	"github.com/viralpilot/user-management/internal/auth"
 	"github.com/viralpilot/user-management/internal/user"
 )
 
-// Scope names what a group of routes needs; see routes.go for who needs which.
-type Scope string
-
-// The scopes of API keys. Manage includes Read.
-const (
-	Read    Scope = "read"
-	Consume Scope = "consume"
-	Manage  Scope = "manage"
-	Metrics Scope = "metrics"
-)
-
-// Caller is who sent a request.
-type Caller interface {
-	// Actor is the name that the ledger and the log keep; empty when it is not known.
-	Actor() string
-	// Key tells callers apart, for the rate limit; empty when they cannot be.
-	Key() string
-	// Can reports whether the caller has the scope.
-	Can(scope Scope) bool
-	// Owns reports whether the account is the caller's own.
-	Owns(accountID string) bool
-}
-
-// anyone is the caller of a service that is open to all.
-type anyone struct{}
-
-func (anyone) Actor() string    { return "" }
-func (anyone) Key() string      { return "" }
-func (anyone) Can(Scope) bool   { return true }
-func (anyone) Owns(string) bool { return false }
-
 // require lets in callers with the scope.
-func (a *API) require(scope Scope) func(http.Handler) http.Handler {
-	return a.allow(func(_ *http.Request, c Caller) bool { return c.Can(scope) })
+func (a *API) require(scope auth.Scope) func(http.Handler) http.Handler {
+	return a.allow(func(_ *http.Request, c auth.Principal) bool { return c.Can(scope) })
 }
 
 // requireOrOwn lets in callers with the scope, and those whose own account the path names.
-func (a *API) requireOrOwn(scope Scope) func(http.Handler) http.Handler {
-	return a.allow(func(r *http.Request, c Caller) bool {
+func (a *API) requireOrOwn(scope auth.Scope) func(http.Handler) http.Handler {
+	return a.allow(func(r *http.Request, c auth.Principal) bool {
 		if c.Can(scope) {
 			return true
 		}
@@ -59,10 +29,10 @@ func (a *API) requireOrOwn(scope Scope) func(http.Handler) http.Handler {
 	})
 }
 
-func (a *API) allow(allowed func(*http.Request, Caller) bool) func(http.Handler) http.Handler {
+func (a *API) allow(allowed func(*http.Request, auth.Principal) bool) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return a.handle(func(w http.ResponseWriter, r *http.Request) error {
-			caller := Caller(anyone{})
+			caller := auth.Anyone()
 			if a.Authenticate != nil {
 				var err error
 				if caller, err = a.Authenticate(r.Context(), r.Header); err != nil {
@@ -98,8 +68,9 @@ func (a *API) limitRate() func(http.Handler) http.Handler {
 	}
 	return httprate.LimitBy(a.RateLimitPerMinute, time.Minute,
 		func(r *http.Request) (string, error) {
-			if key := callerOf(r).Key(); key != "" {
-				return key, nil
+			// Signed-in users share a name.
+			if c := callerOf(r); c.Name != "" {
+				return c.Name + " " + c.UserID, nil
 			}
 			return httprate.CanonicalizeIP(middleware.GetClientIP(r.Context())), nil
 		},
@@ -126,7 +97,7 @@ func (a *API) limitInFlight() func(http.Handler) http.Handler {
 // info is what is known about a request, filled in on its way inwards.
 type info struct {
 	requestID string
-	caller    Caller
+	caller    auth.Principal
 }
 
 type infoKey struct{}
@@ -135,13 +106,13 @@ func about(ctx context.Context) *info {
 	if i, ok := ctx.Value(infoKey{}).(*info); ok {
 		return i
 	}
-	return &info{caller: anyone{}}
+	return &info{caller: auth.Anyone()}
 }
 
 func requestID(ctx context.Context) string { return about(ctx).requestID }
 
 // callerOf is who sent r, once a route has let them in.
-func callerOf(r *http.Request) Caller { return about(r.Context()).caller }
+func callerOf(r *http.Request) auth.Principal { return about(r.Context()).caller }
 
 // actor is the caller's name for the ledger.
-func actor(r *http.Request) string { return callerOf(r).Actor() }
+func actor(r *http.Request) string { return callerOf(r).Name }

@@ -13,37 +13,30 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/viralpilot/user-management/internal/auth"
 	"github.com/viralpilot/user-management/internal/httpapi"
 )
 
-// caller is who calls: the holder of a key with scopes, or a signed-in user.
-type caller struct {
-	name, id string
-	scopes   []httpapi.Scope
-}
+// unknown is the refusal of a caller whom nobody knows.
+type unknown string
 
-func (c caller) Actor() string { return c.name }
-func (c caller) Key() string   { return c.name + " " + c.id }
+func (u unknown) Error() string { return string(u) }
 
-func (c caller) Can(scope httpapi.Scope) bool {
-	return slices.Contains(c.scopes, scope) || scope == httpapi.Read && slices.Contains(c.scopes, httpapi.Manage)
-}
-
-func (c caller) Owns(id string) bool { return c.id != "" && c.id == id }
+func (unknown) Is(target error) bool { return target == auth.ErrUnauthenticated }
 
 // authenticate takes keys that say themselves who sends them: NAME/SCOPE+SCOPE for the holder of a key, NAME/SCOPE/ID for
 // a user who is signed in.
-func authenticate(_ context.Context, header http.Header) (httpapi.Caller, error) {
+func authenticate(_ context.Context, header http.Header) (auth.Principal, error) {
 	name, rest, ok := strings.Cut(header.Get("X-API-Key"), "/")
 	if !ok {
-		return nil, httpapi.Unauthenticated("An API key or a token is required.")
+		return auth.Principal{}, unknown("An API key or a token is required.")
 	}
 	scopes, id, _ := strings.Cut(rest, "/")
-	c := caller{name: name, id: id}
+	p := auth.Principal{Name: name, UserID: id}
 	for scope := range strings.SplitSeq(scopes, "+") {
-		c.scopes = append(c.scopes, httpapi.Scope(scope))
+		p.Scopes = append(p.Scopes, auth.Scope(scope))
 	}
-	return c, nil
+	return p, nil
 }
 
 // as is the service for the caller with this key.

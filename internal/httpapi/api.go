@@ -13,6 +13,7 @@ import (
 
 	"github.com/rs/cors"
 
+	"github.com/viralpilot/user-management/internal/auth"
 	"github.com/viralpilot/user-management/internal/user"
 )
 
@@ -45,9 +46,9 @@ type Options struct {
 	Users    *user.Service
 	Database Database
 	Log      *slog.Logger
-	// Authenticate finds out who sent a request; nil lets everybody do everything. Its errors are problems: see
-	// Unauthenticated and Unavailable.
-	Authenticate func(ctx context.Context, header http.Header) (Caller, error)
+	// Authenticate finds out who sent a request; nil lets everybody do everything. Its errors are those of
+	// [auth.Authenticator.Authenticate].
+	Authenticate func(ctx context.Context, header http.Header) (auth.Principal, error)
 	// Version is shown by / and /health.
 	Version string
 	// CORSOrigins are the origins that may call from a browser; "*" allows all.

@@ -25,6 +25,7 @@ import (
 	"github.com/getkin/kin-openapi/routers"
 	"github.com/go-chi/chi/v5"
 
+	"github.com/viralpilot/user-management/internal/auth"
 	"github.com/viralpilot/user-management/internal/httpapi"
 	"github.com/viralpilot/user-management/internal/user"
 )
@@ -483,7 +484,7 @@ type provocation struct {
 	// store is what the store answers, in place of a real one, to commands that reach it.
 	store error
 	// caller is who calls, in place of one who may do everything, and denied why they are not known.
-	caller httpapi.Caller
+	caller *auth.Principal
 	denied error
 	// limited leaves the caller no request to make.
 	limited bool
@@ -509,8 +510,8 @@ var provocations = map[string]provocation{
 	"malformed_json":         withBody("["),
 	"invalid_tier":           withBody(`{"tier": "gold"}`),
 	"invalid_path":           withPath(exampleUser, "%00"),
-	"unauthenticated":        {denied: httpapi.Unauthenticated("The API key is not known.")},
-	"forbidden":              {caller: caller{}},
+	"unauthenticated":        {denied: unknown("The API key is not known.")},
+	"forbidden":              {caller: &auth.Principal{Name: "stranger"}},
 	"insufficient_tokens":    withBody(`{"tokens_to_consume": 2147483647}`),
 	"user_inactive":          {store: user.ErrUserInactive},
 	"subscription_inactive":  {store: user.ErrSubscriptionInactive},
@@ -528,7 +529,7 @@ var provocations = map[string]provocation{
 	"idempotency_key_reused": {store: user.ErrKeyReused},
 	"rate_limited":           {limited: true},
 	"internal":               {store: errors.New("a mistake")},
-	"overloaded":             {denied: httpapi.Unavailable(errors.New("no keys"))},
+	"overloaded":             {denied: auth.ErrUnavailable},
 	"database_unavailable":   {store: user.ErrDatabaseUnavailable},
 	"unsupported_media_type": {spoil: func(r *request) {
 		r.Header = http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
@@ -536,7 +537,7 @@ var provocations = map[string]provocation{
 	}},
 
 	"getUser user_not_found": {
-		caller: caller{scopes: []httpapi.Scope{httpapi.Read}},
+		caller: &auth.Principal{Name: "reader", Scopes: []auth.Scope{auth.Read}},
 		spoil:  func(r *request) { r.Path = "/user/nobody" },
 	},
 	"reserveTokens insufficient_tokens":  withBody(`{"tokens": 2147483647}`),
@@ -578,7 +579,12 @@ func TestEveryDocumentedProblem(t *testing.T) {
 					o.Users.Store = brokenStore{err: p.store}
 				}
 				if p.caller != nil || p.denied != nil {
-					o.Authenticate = func(context.Context, http.Header) (httpapi.Caller, error) { return p.caller, p.denied }
+					o.Authenticate = func(context.Context, http.Header) (auth.Principal, error) {
+						if p.denied != nil {
+							return auth.Principal{}, p.denied
+						}
+						return *p.caller, nil
+					}
 				}
 				if p.limited {
 					o.RateLimitPerMinute = 1

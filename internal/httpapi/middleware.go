@@ -12,6 +12,8 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
+
+	"github.com/viralpilot/user-management/internal/auth"
 )
 
 // A request id from outside ends up in logs and in headers: anything unusual is replaced.
@@ -25,7 +27,7 @@ func withRequestID(next http.Handler) http.Handler {
 			id = rand.Text()
 		}
 		w.Header().Set(requestIDHeader, id)
-		about := &info{requestID: id, caller: anyone{}}
+		about := &info{requestID: id, caller: auth.Anyone()}
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), infoKey{}, about)))
 	})
 }

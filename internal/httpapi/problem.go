@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 
+	"github.com/viralpilot/user-management/internal/auth"
 	"github.com/viralpilot/user-management/internal/user"
 )
 
@@ -22,20 +23,6 @@ var (
 	errRateLimited      = &user.Error{Code: "rate_limited", Detail: "Too many requests; Retry-After says when to try again."}
 	errInternal         = &user.Error{Code: user.CodeInternal, Detail: "Something went wrong on our side."}
 )
-
-// Unauthenticated is the problem of a caller who is not known; detail is a sentence for them.
-func Unauthenticated(detail string) error {
-	e := *errUnauthenticated
-	e.Detail = detail
-	return &e
-}
-
-// Unavailable is the problem of a caller who cannot be told apart now; cause is for the log.
-func Unavailable(cause error) error {
-	e := user.ErrOverloaded.Because(cause)
-	e.Detail = "The caller cannot be checked now; nothing was done. Try again shortly."
-	return e
-}
 
 // kinds is the one mapping of codes to HTTP (product.md §4 "Errors").
 var kinds = map[user.Code]struct {
@@ -94,13 +81,28 @@ type shortage struct {
 	NextResetAt     timestamp `json:"next_reset_at"`
 }
 
+// known returns err as an error that has a code: internal where nobody foresaw it.
+func known(err error) *user.Error {
+	if e := (*user.Error)(nil); errors.As(err, &e) {
+		return e
+	}
+	switch {
+	case errors.Is(err, auth.ErrUnauthenticated):
+		e := *errUnauthenticated
+		e.Detail = err.Error() // a sentence for the caller
+		return &e
+	case errors.Is(err, auth.ErrUnavailable):
+		e := *user.ErrOverloaded
+		e.Detail = "The caller cannot be checked now; nothing was done. Try again shortly."
+		return &e
+	}
+	return errInternal
+}
+
 // fail is the one writer of problem documents. What it does not know is internal: the log gets it, the caller does
 // not.
 func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
-	e := errInternal
-	if known := (*user.Error)(nil); errors.As(err, &known) {
-		e = known
-	}
+	e := known(err)
 	kind, ok := kinds[e.Code]
 	if !ok {
 		e = errInternal

@@ -5,6 +5,8 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
+
+	"github.com/viralpilot/user-management/internal/auth"
 )
 
 // routes is every path that the service answers. Each group says what its callers need.
@@ -19,25 +21,25 @@ func (a *API) routes() http.Handler {
 	r.Get("/livez", a.handle(a.livez))
 
 	if a.MetricsHandler != nil {
-		r.With(a.require(Metrics)).Get("/metrics", a.MetricsHandler.ServeHTTP)
+		r.With(a.require(auth.Metrics)).Get("/metrics", a.MetricsHandler.ServeHTTP)
 	}
 
 	bounded, limited := a.limitInFlight(), a.limitRate()
 	r.Group(func(r chi.Router) {
-		r.Use(bounded, a.requireOrOwn(Read), limited)
+		r.Use(bounded, a.requireOrOwn(auth.Read), limited)
 		r.Get("/user/{cognito_user_id}", a.handle(a.getUser))
 		r.Get("/user/{cognito_user_id}/status", a.handle(a.userStatus))
 		r.Get("/user/{cognito_user_id}/ledger", a.handle(a.ledger))
 		r.Get("/user/{cognito_user_id}/usage", a.handle(a.usage))
 	})
 	r.Group(func(r chi.Router) {
-		r.Use(bounded, a.require(Read), limited)
+		r.Use(bounded, a.require(auth.Read), limited)
 		r.Get("/tiers", a.handle(a.tiers))
 		r.Get("/user/{cognito_user_id}/reservations", a.handle(a.openReservations))
 		r.Get("/user/{cognito_user_id}/reservations/{reservation_id}", a.handle(a.getReservation))
 	})
 	r.Group(func(r chi.Router) {
-		r.Use(bounded, a.require(Consume), limited)
+		r.Use(bounded, a.require(auth.Consume), limited)
 		r.Post("/user/{cognito_user_id}/consume-tokens", a.handle(a.consumeTokens))
 		r.Post("/user/{cognito_user_id}/reservations", a.handle(a.reserve))
 		r.Post("/user/{cognito_user_id}/reservations/{reservation_id}/settle", a.handle(a.settle))
@@ -45,7 +47,7 @@ func (a *API) routes() http.Handler {
 		r.Post("/user/{cognito_user_id}/refunds", a.handle(a.refund))
 	})
 	r.Group(func(r chi.Router) {
-		r.Use(bounded, a.require(Manage), limited)
+		r.Use(bounded, a.require(auth.Manage), limited)
 		r.Get("/users", a.handle(a.listUsers))
 		r.Post("/user", a.handle(a.createUser))
 		r.Patch("/user/{cognito_user_id}", a.handle(a.patchUser))

@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/viralpilot/user-management/internal/auth"
 	"github.com/viralpilot/user-management/internal/user"
 )
 
@@ -89,7 +90,7 @@ func (a *API) getUser(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	get := a.Users.Account
-	if c := callerOf(r); r.Method != http.MethodHead && (c.Can(Consume) || c.Can(Manage)) {
+	if c := callerOf(r); r.Method != http.MethodHead && (c.Can(auth.Consume) || c.Can(auth.Manage)) {
 		get = a.Users.GetOrCreate
 	}
 	account, err := get(r.Context(), id)
