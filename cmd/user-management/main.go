@@ -28,7 +28,10 @@ Commands:
              --since TIME  check only ledger entries from this time on (2026-11-24 or 2026-11-24T10:00:00Z)
              --adopt ID    accept the balance of this account, changed by hand, by writing an entry for it
   apikey new --name NAME --scopes SCOPE,SCOPE
-           make an API key: prints the secret, then the entry for API_KEYS; scopes are read, consume, manage, metrics
+           make an API key: prints the secret, then the entry for API_KEYS; scopes are read, consume, refund, export,
+           manage and metrics
+             --expires DAY   the last day, in UTC, on which the key is accepted (2027-06-30)
+             --comment TEXT  what it is for
   health   ask a service that runs on this machine for its health; exit status 0 when it is healthy
   version  print version and commit
 
@@ -106,6 +109,8 @@ func help(stdout io.Writer) error {
 func newAPIKey(flags *flag.FlagSet, args []string, stdout io.Writer) error {
 	name := flags.String("name", "", "")
 	scopes := flags.String("scopes", "", "")
+	expires := flags.String("expires", "", "")
+	comment := flags.String("comment", "", "")
 	if len(args) == 1 && (args[0] == "--help" || args[0] == "-h") {
 		return help(stdout)
 	}
@@ -120,7 +125,7 @@ func newAPIKey(flags *flag.FlagSet, args []string, stdout io.Writer) error {
 	if flags.NArg() > 0 {
 		return fmt.Errorf("apikey new does not take %q (see --help)", flags.Arg(0))
 	}
-	return app.NewAPIKey(*name, *scopes, stdout)
+	return app.NewAPIKey(*name, *scopes, *expires, *comment, stdout)
 }
 
 func verify(flags *flag.FlagSet) command {

@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/viralpilot/user-management/internal/auth"
 	"github.com/viralpilot/user-management/internal/config"
@@ -31,37 +32,92 @@ func newAuthenticator(cfg config.Config, log *slog.Logger) (a *auth.Authenticato
 	if a.Open() {
 		log.Warn("THE SERVICE IS OPEN: whoever reaches it may change every account. Set API_KEYS to lock it (user-management apikey new)")
 	}
+	warnOfExpiry(a, log)
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
-	done := make(chan struct{})
+	daily := time.NewTicker(24 * time.Hour)
+	done, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
-		defer close(done)
-		for range hangups {
-			if cfg.APIKeysFile == "" {
-				log.Warn("nothing was read again: API_KEYS_FILE is not set, and API_KEYS is read at the start only")
-			} else if err := a.Reload(); err != nil {
-				log.Error("the API keys were not read again, the old ones stay", "error", err)
-			} else {
-				log.Info("the API keys were read again")
+		defer close(stopped)
+		for {
+			select {
+			case <-done:
+				return
+			case <-daily.C:
+				warnOfExpiry(a, log)
+			case <-hangups:
+				reloadKeys(a, cfg.APIKeysFile, log)
 			}
 		}
 	}()
 	return a, func() {
 		signal.Stop(hangups)
-		close(hangups)
-		<-done
+		daily.Stop()
+		close(done)
+		<-stopped
 		a.Close()
 	}, nil
 }
 
-// NewAPIKey makes an API key and prints two lines: the secret for its holder, and the entry for API_KEYS. Scopes are
-// separated by commas.
-func NewAPIKey(name, scopes string, stdout io.Writer) error {
-	var list []auth.Scope
-	for scope := range strings.SplitSeq(scopes, ",") {
-		list = append(list, auth.Scope(strings.TrimSpace(scope)))
+func reloadKeys(a *auth.Authenticator, file string, log *slog.Logger) {
+	if file == "" {
+		log.Warn("nothing was read again: API_KEYS_FILE is not set, and API_KEYS is read at the start only")
+		return
 	}
-	secret, entry, err := auth.NewKey(name, list)
+	if err := a.Reload(); err != nil {
+		log.Error("the API keys were not read again, the old ones stay", "error", err)
+		return
+	}
+	log.Info("the API keys were read again", "keys", len(a.Keys()))
+	warnOfExpiry(a, log)
+}
+
+// expiryNotice is how long before its end the log begins to name a key.
+const expiryNotice = 14 * 24 * time.Hour
+
+// warnOfExpiry names the keys that have run out or will soon.
+func warnOfExpiry(a *auth.Authenticator, log *slog.Logger) {
+	for _, key := range a.Keys() {
+		left := time.Until(key.Expires)
+		switch {
+		case key.Expires.IsZero() || left > expiryNotice:
+		case left > 0:
+			log.Warn("an API key expires soon: make a new one (user-management apikey new)", "key", key.Name, "expires_at", key.Expires, "comment", key.Comment)
+		default:
+			log.Warn("an API key has expired and is refused: make a new one or remove it", "key", key.Name, "expires_at", key.Expires, "comment", key.Comment)
+		}
+	}
+}
+
+// keyExpiries are when the API keys that expire do so, by name.
+func keyExpiries(a *auth.Authenticator) map[string]time.Time {
+	expiries := make(map[string]time.Time)
+	for _, key := range a.Keys() {
+		if !key.Expires.IsZero() {
+			expiries[key.Name] = key.Expires
+		}
+	}
+	return expiries
+}
+
+// NewAPIKey makes an API key and prints two lines: the secret for its holder, and the entry for API_KEYS. Scopes are
+// separated by commas; expires is the last day on which the key is accepted, such as 2027-06-30, and may be empty, as may
+// comment.
+func NewAPIKey(name, scopes, expires, comment string, stdout io.Writer) error {
+	key := auth.Key{Name: name, Comment: comment}
+	for scope := range strings.SplitSeq(scopes, ",") {
+		key.Scopes = append(key.Scopes, auth.Scope(strings.TrimSpace(scope)))
+	}
+	if expires != "" {
+		var err error
+		if key.Expires, err = auth.ParseExpiry(expires); err != nil {
+			return err
+		}
+		if time.Until(key.Expires) < 0 {
+			return fmt.Errorf("the expiry %s has passed already", expires)
+		}
+	}
+	secret, entry, err := auth.NewKey(key)
 	if err != nil {
 		return err
 	}

@@ -76,6 +76,7 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) (err error) {
 		return err
 	}
 	defer stopAccess()
+	metrics.KeyExpiries(func() map[string]time.Time { return keyExpiries(access) })
 
 	database := databaseOptions(cfg, log)
 	database.Observer, database.Tracer, database.GroupSpan = metrics, tracing.database, tracing.group

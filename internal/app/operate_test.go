@@ -63,7 +63,7 @@ func (c client) get(url string, header ...string) (status int, body string, err 
 func newKey(t *testing.T, name, scopes string) (secret, entry string) {
 	t.Helper()
 	var out strings.Builder
-	if err := app.NewAPIKey(name, scopes, &out); err != nil {
+	if err := app.NewAPIKey(name, scopes, "", "", &out); err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Fields(out.String())
@@ -79,6 +79,48 @@ func freePort(t *testing.T) int {
 	}
 	defer listener.Close()
 	return listener.Addr().(*net.TCPAddr).Port
+}
+
+func TestTheLogAndAMetricNameKeysThatRunOut(t *testing.T) {
+	t.Parallel()
+	entry := func(name string, days int) string {
+		var out strings.Builder
+		last := time.Now().UTC().AddDate(0, 0, days).Format(time.DateOnly)
+		if err := app.NewAPIKey(name, "metrics", last, "of "+name, &out); err != nil {
+			t.Fatal(err)
+		}
+		_, entry, _ := strings.Cut(strings.TrimSpace(out.String()), "\n")
+		return entry
+	}
+	secret, lasting := newKey(t, "lasting", "metrics")
+	expired := strings.Replace(entry("expired", 0), time.Now().UTC().Format(time.DateOnly), "2026-01-01", 1)
+	r := start(t, localpgtest.New(t), func(cfg *config.Config) {
+		if err := cfg.APIKeys.Decode(strings.Join([]string{lasting, entry("soon", 12), entry("later", 20), expired}, ",")); err != nil {
+			t.Fatal(err)
+		}
+	})
+	named := map[any]bool{}
+	for _, message := range []string{
+		"an API key expires soon: make a new one (user-management apikey new)",
+		"an API key has expired and is refused: make a new one or remove it",
+	} {
+		for _, line := range r.lines(message) {
+			named[line["key"]] = true
+			if line["comment"] != fmt.Sprint("of ", line["key"]) || line["level"] != "WARN" {
+				t.Errorf("line %v", line)
+			}
+		}
+	}
+	if len(named) != 2 || !named["soon"] || !named["expired"] {
+		t.Errorf("named are %v", named)
+	}
+	_, metrics, err := newClient(t).get(r.url+"/metrics", "X-API-Key", secret)
+	if err != nil || strings.Count(metrics, "user_management_api_key_expires_timestamp_seconds{") != 3 {
+		t.Errorf("%v\n%s", err, metrics)
+	}
+	if err := app.NewAPIKey("late", "read", "2026-01-01", "", io.Discard); err == nil {
+		t.Error("a key that has expired already was made")
+	}
 }
 
 func TestMetricsStandOnOnePortOnly(t *testing.T) {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // entry returns the entry of a key.
@@ -75,10 +77,11 @@ func TestKeysRefused(t *testing.T) {
 	hash := strings.TrimPrefix(entry("", "", "secret"), "::")
 	other := strings.TrimPrefix(entry("", "", "other"), "::")
 	const (
-		shape  = "is not NAME:SCOPE+SCOPE:HASH"
+		shape  = "is not NAME:SCOPE+SCOPE:HASH, with :EXPIRES and :COMMENT or without"
 		name   = "the name is not 1 to 64 letters, digits, dots, underscores and hyphens"
 		secret = "a key or a hash stands where the name should be"
-		scopes = "the scopes are not one or more of read, consume, manage and metrics, with + between them"
+		scopes = "the scopes are not one or more of read, consume, refund, export, manage and metrics"
+		expiry = "the expiry is not a day such as 2027-06-30"
 		digits = "the hash is not the 64 hexadecimal digits of a SHA-256"
 	)
 	for _, tt := range []struct{ outcome, list, report string }{
@@ -86,7 +89,14 @@ func TestKeysRefused(t *testing.T) {
 		{"comment only", "#a:read:" + hash, "there is none"},
 		{"no colon", "vpum_secret", "entry 1 " + shape},
 		{"one colon", "a:" + hash, "entry 1 " + shape},
-		{"three colons", "a:read:" + hash + ":x", "entry 1 " + shape},
+		{"five colons", "a:read:" + hash + ":::x", "entry 1 " + shape},
+		{"expiry is no day", "a:read:" + hash + ":x", "entry 1 (a): " + expiry},
+		{"expiry is a day that there is not", "a:read:" + hash + ":2027-02-30", "entry 1 (a): " + expiry},
+		{"expiry is an instant", "a:read:" + hash + ":2027-02-20T10", "entry 1 (a): " + expiry},
+		{"expiry and hash change places", "a:read:2027-02-20:" + hash, "entry 1 (a): " + expiry + "; entry 1 (a): " + digits},
+		{"comment is too long", "a:read:" + hash + "::" + strings.Repeat("x", 65), "entry 1 (a): the comment is not at most 64 characters without commas, colons, hash signs and control characters"},
+		{"comment is a hash", "a:read:" + hash + "::" + other, "entry 1 (a): a key or a hash stands where the comment should be"},
+		{"comment has the key", "a:read:" + hash + "::the vpum_SECRET", "entry 1 (a): a key or a hash stands where the comment should be"},
 		{"name is empty", ":read:" + hash, "entry 1: " + name},
 		{"name is too long", strings.Repeat("a", 65) + ":read:" + hash, "entry 1: " + name},
 		{"name has a space", "a b:read:" + hash, "entry 1: " + name},
@@ -126,7 +136,7 @@ func TestKeyFileRefused(t *testing.T) {
 		t.Parallel()
 		path := keyFile(t, "# keys\n"+entry("a", "read", "x")+"\n\nb:read\nc:none:0\n")
 		_, err := New(Options{APIKeysFile: path})
-		if err == nil || !strings.HasPrefix(err.Error(), "API keys: "+path+": line 4 is not NAME:SCOPE+SCOPE:HASH; line 5 (c): the scopes are not") {
+		if err == nil || !strings.HasPrefix(err.Error(), "API keys: "+path+": line 4 is not NAME:SCOPE+SCOPE:HASH, with :EXPIRES and :COMMENT or without; line 5 (c): the scopes are not") {
 			t.Errorf("got error %v", err)
 		}
 	})
@@ -162,7 +172,7 @@ func TestEverythingWrongIsReportedAtOnce(t *testing.T) {
 
 func TestNewKey(t *testing.T) {
 	t.Parallel()
-	secret, made, err := NewKey("postpilot", []Scope{Read, Consume})
+	secret, made, err := NewKey(Key{Name: "postpilot", Scopes: []Scope{Read, Consume}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +186,7 @@ func TestNewKey(t *testing.T) {
 	if p, err := a.Authenticate(t.Context(), bearer(secret)); err != nil || p.Name != "postpilot" || !p.Can(Consume) || p.Can(Manage) {
 		t.Errorf("got %+v, %v", p, err)
 	}
-	if another, _, _ := NewKey("postpilot", []Scope{Read}); another == secret {
+	if another, _, _ := NewKey(Key{Name: "postpilot", Scopes: []Scope{Read}}); another == secret {
 		t.Error("two keys are the same")
 	}
 	for outcome, wrong := range map[string]struct {
@@ -189,8 +199,47 @@ func TestNewKey(t *testing.T) {
 		"scope is unknown":      {"a", []Scope{"admin"}},
 		"scope is empty":        {"a", []Scope{""}},
 	} {
-		if secret, made, err := NewKey(wrong.name, wrong.scopes); err == nil || secret != "" || made != "" {
+		if secret, made, err := NewKey(Key{Name: wrong.name, Scopes: wrong.scopes}); err == nil || secret != "" || made != "" {
 			t.Errorf("%s: got %q, %q, %v", outcome, secret, made, err)
+		}
+	}
+}
+
+func TestKeyExpires(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		expires, err := ParseExpiry(time.Now().UTC().Format(time.DateOnly))
+		if err != nil {
+			t.Fatal(err)
+		}
+		secret, made, err := NewKey(Key{Name: "guest", Scopes: []Scope{Read}, Expires: expires, Comment: "for the fair"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := entry("guest", "read", secret) + time.Now().UTC().Format(":2006-01-02:") + "for the fair"; made != want {
+			t.Errorf("got  %s\nwant %s", made, want)
+		}
+		a := mustNew(t, Options{APIKeys: made})
+		if got, want := a.Keys(), (Key{"guest", []Scope{Read}, expires, "for the fair"}); len(got) != 1 || !reflect.DeepEqual(got[0], want) {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+		pass(time.Until(expires) - 1)
+		if p, err := a.Authenticate(t.Context(), bearer(secret)); err != nil || !p.ExpiresAt.Equal(expires) {
+			t.Errorf("in the last moment of its last day: got %+v, %v", p, err)
+		}
+		pass(1)
+		if p, err := a.Authenticate(t.Context(), bearer(secret)); !errors.Is(err, errKeyExpired) || p.Name != "" {
+			t.Errorf("after its last day: got %+v, %v", p, err)
+		}
+	})
+}
+
+func TestKeyWithoutExpiryNorComment(t *testing.T) {
+	t.Parallel()
+	for _, tail := range []string{"", ":", "::", "::a comment"} {
+		a := mustNew(t, Options{APIKeys: entry("a", "read", "x") + tail})
+		if p, err := a.Authenticate(t.Context(), bearer("x")); err != nil || !p.ExpiresAt.IsZero() {
+			t.Errorf("%q: got %+v, %v", tail, p, err)
 		}
 	}
 }
@@ -309,10 +358,10 @@ func FuzzParseKeys(f *testing.F) {
 			}
 			seen := make(map[any]bool)
 			for _, k := range keys {
-				if !nameShape.MatchString(k.holder.Name) || len(k.holder.Scopes) == 0 || seen[k.hash] || seen[k.holder.Name] {
-					t.Errorf("%q: key %+v", list, k.holder)
+				if !nameShape.MatchString(k.Name) || len(k.Scopes) == 0 || seen[k.hash] || seen[k.Name] {
+					t.Errorf("%q: key %+v", list, k.Key)
 				}
-				seen[k.hash], seen[k.holder.Name] = true, true
+				seen[k.hash], seen[k.Name] = true, true
 			}
 		}
 	})

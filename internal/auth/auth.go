@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"time"
 )
 
 // ErrUnauthenticated is matched by the errors of callers that are not known. The text of such an error is a plain
@@ -32,6 +33,7 @@ const (
 	errAPIKeyHeader   = refusal("The X-API-Key header must be one key.")
 	errTwoCredentials = refusal("Authorization and X-API-Key name different callers.")
 	errUnknownKey     = refusal("The API key is not known.")
+	errKeyExpired     = refusal("The API key has expired.")
 )
 
 // maxCredential is the length in bytes from which on a key or token is not looked at. Cognito's tokens have one to three
@@ -41,8 +43,8 @@ const maxCredential = 8 << 10
 // Options say who is let in: the holders of API keys, the users of a Cognito user pool, or both. With neither, everybody
 // is, and may do everything.
 type Options struct {
-	// APIKeys are NAME:SCOPE+SCOPE:HASH entries that are separated by commas, HASH being the SHA-256 of the whole key in
-	// hexadecimal.
+	// APIKeys are NAME:SCOPE+SCOPE:HASH[:EXPIRES[:COMMENT]] entries that are separated by commas, HASH being the SHA-256
+	// of the whole key in hexadecimal and EXPIRES the last day, in UTC, on which it is accepted (2027-06-30).
 	APIKeys string
 	// APIKeysFile names a file of such entries instead, one a line or separated by commas, with comments from # to the end
 	// of a line. [Authenticator.Reload] reads it again.
@@ -110,6 +112,14 @@ func (a *Authenticator) Reload() error {
 	return a.keys.reload()
 }
 
+// Keys lists the API keys that are accepted now, expired ones included, by name.
+func (a *Authenticator) Keys() []Key {
+	if a.keys == nil {
+		return nil
+	}
+	return a.keys.list()
+}
+
 // Authenticate returns the caller that the headers Authorization: Bearer and X-API-Key name. A bearer value may be an API
 // key or, where there is an issuer, a token; X-API-Key must be a key. The error is ErrUnauthenticated or ErrUnavailable.
 // It waits, as long as ctx lasts and for a few seconds at most, for keys of the issuer that are being fetched.
@@ -123,6 +133,9 @@ func (a *Authenticator) Authenticate(ctx context.Context, header http.Header) (P
 	}
 	if a.keys != nil {
 		if p, ok := a.keys.find(credential); ok {
+			if !p.ExpiresAt.IsZero() && !time.Now().Before(p.ExpiresAt) {
+				return Principal{}, errKeyExpired
+			}
 			return p, nil
 		}
 	}

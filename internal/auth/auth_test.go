@@ -22,7 +22,7 @@ func TestOpen(t *testing.T) {
 		if err != nil || p.Name != "" || p.UserID != "" {
 			t.Errorf("%v: got %+v, %v", header, p, err)
 		}
-		for _, scope := range []Scope{Read, Consume, Manage, Metrics} {
+		for _, scope := range []Scope{Read, Consume, Refund, Export, Manage, Metrics} {
 			if !p.Can(scope) {
 				t.Errorf("%v: cannot %s", header, scope)
 			}
@@ -46,7 +46,7 @@ func TestOpen(t *testing.T) {
 
 func TestScopes(t *testing.T) {
 	t.Parallel()
-	all := []Scope{Read, Consume, Manage, Metrics}
+	all := []Scope{Read, Consume, Refund, Export, Manage, Metrics}
 	for _, tt := range []struct {
 		outcome string
 		by      Principal
@@ -56,7 +56,9 @@ func TestScopes(t *testing.T) {
 		{"user can nothing", Principal{Name: endUser, UserID: "u"}, nil},
 		{"read is read", Principal{Scopes: []Scope{Read}}, []Scope{Read}},
 		{"consume is not read", Principal{Scopes: []Scope{Consume}}, []Scope{Consume}},
-		{"manage includes read", Principal{Scopes: []Scope{Manage}}, []Scope{Read, Manage}},
+		{"manage includes read, refund and export", Principal{Scopes: []Scope{Manage}}, []Scope{Read, Refund, Export, Manage}},
+		{"refund is not consume", Principal{Scopes: []Scope{Refund}}, []Scope{Refund}},
+		{"export is not read", Principal{Scopes: []Scope{Export}}, []Scope{Export}},
 		{"metrics is not read", Principal{Scopes: []Scope{Metrics}}, []Scope{Metrics}},
 		{"several", Principal{Scopes: []Scope{Read, Consume}}, []Scope{Read, Consume}},
 	} {

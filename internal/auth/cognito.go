@@ -165,10 +165,14 @@ func (v *verifier) principal(claims jwt.MapClaims) (Principal, error) {
 	if sub == "" || user.ValidateID(name) != "" || user.ValidateID(id) != "" {
 		return Principal{}, errTokenIncomplete
 	}
+	p := Principal{Name: endUser, UserID: id}
 	if v.isAdmin(claims) {
-		return Principal{Name: name, UserID: id, Scopes: []Scope{Manage}}, nil
+		p.Name, p.Scopes = name, []Scope{Manage}
 	}
-	return Principal{Name: endUser, UserID: id}, nil
+	if expires, err := claims.GetExpirationTime(); err == nil && expires != nil {
+		p.ExpiresAt = expires.UTC()
+	}
+	return p, nil
 }
 
 func (v *verifier) isAdmin(claims jwt.MapClaims) bool {

@@ -26,6 +26,9 @@ const (
 	maxKeySet = 1 << 20
 	// minKeyBits is the size below which an RSA key is not used.
 	minKeyBits = 2048
+	// maxWaiting is how many requests may wait for a fetch. Anybody can send tokens that are signed with a key not known
+	// yet; while the issuer is slow, more of them are answered at once.
+	maxWaiting = 16
 )
 
 // keySet holds the public keys of an issuer. One goroutine fetches them; everybody else reads what it found last or waits
@@ -38,6 +41,7 @@ type keySet struct {
 
 	latest atomic.Pointer[fetched]
 	wanted chan struct{} // has room for one wish to fetch
+	places chan struct{} // has room for one element for each request that waits
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the goroutine has ended
 }
@@ -67,6 +71,7 @@ func newKeySet(url string, transport http.RoundTripper, log *slog.Logger) *keySe
 		},
 		log:    log,
 		wanted: make(chan struct{}, 1),
+		places: make(chan struct{}, maxWaiting),
 		done:   make(chan struct{}),
 	}
 	s.latest.Store(&fetched{next: make(chan struct{})})
@@ -87,7 +92,8 @@ func (s *keySet) close() {
 }
 
 // find returns the key with the id kid. When there is none, it has the keys fetched again, unless that was just done. The
-// error is errTokenKey when the issuer has no such key, and ErrUnavailable when the issuer could not be asked.
+// error is errTokenKey when the issuer has no such key, and ErrUnavailable when the issuer could not be asked, or when
+// enough others wait for its answer already.
 func (s *keySet) find(ctx context.Context, kid string) (*rsa.PublicKey, error) {
 	latest := s.latest.Load()
 	if key := latest.keys[kid]; key != nil {
@@ -97,6 +103,12 @@ func (s *keySet) find(ctx context.Context, kid string) (*rsa.PublicKey, error) {
 		select {
 		case s.wanted <- struct{}{}:
 		default: // somebody else's wish serves us too
+		}
+		select {
+		case s.places <- struct{}{}:
+			defer func() { <-s.places }()
+		default:
+			return nil, fmt.Errorf("%w: enough others wait for them", ErrUnavailable)
 		}
 		select {
 		case <-latest.next:

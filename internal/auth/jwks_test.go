@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -72,6 +74,42 @@ func TestUnknownKeyIsFetchedOnce(t *testing.T) {
 		}
 		pool.expect(t, a, pool.unknown(t, "y"), errTokenKey, 3)
 		pool.expect(t, a, pool.known(t), nil, 3)
+	})
+}
+
+func TestFewWaitForAnIssuerThatHangs(t *testing.T) {
+	pool := prepare(t)
+	synctest.Test(t, func(t *testing.T) {
+		options := pool.options()
+		options.APIKeys = entry("a", "read", "secret")
+		options.transport = silent{}
+		a := mustNew(t, options)
+		started := time.Now()
+		token := pool.unknown(t, "x")
+		var callers sync.WaitGroup
+		var atOnce atomic.Int64
+		for range 200 {
+			callers.Go(func() {
+				_, err := a.Authenticate(t.Context(), token)
+				if !errors.Is(err, ErrUnavailable) {
+					t.Errorf("got error %v", err)
+				}
+				if time.Since(started) == 0 {
+					atOnce.Add(1)
+				}
+			})
+		}
+		synctest.Wait()
+		if n := atOnce.Load(); n != 200-maxWaiting {
+			t.Errorf("%d of 200 were answered at once, want all but %d", n, maxWaiting)
+		}
+		if p, err := a.Authenticate(t.Context(), bearer("secret")); err != nil || p.Name != "a" || time.Since(started) != 0 {
+			t.Errorf("the holder of a key: got %+v, %v after %v", p, err, time.Since(started))
+		}
+		callers.Wait()
+		if passed := time.Since(started); passed > fetchTimeout {
+			t.Errorf("they waited for %v", passed)
+		}
 	})
 }
 

@@ -1,6 +1,9 @@
 package auth
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // Scope names a group of calls that a caller may make.
 type Scope string
@@ -8,12 +11,17 @@ type Scope string
 // The scopes that an API key can have.
 const (
 	Read    Scope = "read"    // look at accounts, ledgers, usage and reservations
-	Consume Scope = "consume" // spend, reserve, settle, release and refund tokens
-	Manage  Scope = "manage"  // create, list, change and delete accounts, add tokens; includes Read
+	Consume Scope = "consume" // spend, reserve, settle and release tokens
+	Refund  Scope = "refund"  // give charged tokens back
+	Export  Scope = "export"  // read what concerns all accounts at once
+	Manage  Scope = "manage"  // create, change and delete accounts, add tokens; includes Read, Refund and Export
 	Metrics Scope = "metrics" // read the metrics
 )
 
-var allScopes = []Scope{Read, Consume, Manage, Metrics}
+var allScopes = []Scope{Read, Consume, Refund, Export, Manage, Metrics}
+
+// included are the scopes that come with Manage.
+var included = []Scope{Read, Refund, Export}
 
 // Anyone is the caller of a service that is open to all: it has no name and every scope.
 func Anyone() Principal { return Principal{Scopes: allScopes} }
@@ -31,11 +39,13 @@ type Principal struct {
 	UserID string
 	// Scopes are those that it was given; see [Principal.Can] for what they include.
 	Scopes []Scope
+	// ExpiresAt is when the key or token runs out; zero when it does not.
+	ExpiresAt time.Time
 }
 
 // Can reports whether the caller has scope. A signed-in user who is not an administrator has none.
 func (p Principal) Can(scope Scope) bool {
-	return slices.Contains(p.Scopes, scope) || scope == Read && slices.Contains(p.Scopes, Manage)
+	return slices.Contains(p.Scopes, scope) || slices.Contains(included, scope) && slices.Contains(p.Scopes, Manage)
 }
 
 // Owns reports whether the account is that of the signed-in user, who may then read it.

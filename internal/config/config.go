@@ -38,9 +38,9 @@ type Config struct {
 	// always did in this service's .env, but must then not be acted upon.
 	CORSAllowCredentials bool `envconfig:"CORS_ALLOW_CREDENTIALS" default:"true" desc:"let those pages send credentials; never done for the origin *"`
 
-	// APIKeys are the API keys that are let in, with their scopes. Each has three fields; whether these are right is for
+	// APIKeys are the API keys that are let in, with their scopes. Each has three to five fields; whether these are right is for
 	// whoever uses them to say.
-	APIKeys APIKeys `envconfig:"API_KEYS" example:"postpilot:read+consume:HASH" desc:"API keys, NAME:SCOPE+SCOPE:SHA256 comma separated, as apikey new prints them"`
+	APIKeys APIKeys `envconfig:"API_KEYS" example:"postpilot:read+consume:HASH" desc:"API keys, NAME:SCOPE+SCOPE:SHA256[:EXPIRES[:COMMENT]] comma separated, as apikey new prints them"`
 	// APIKeysFile is the path of a file that has them instead, and that can change while the service runs.
 	APIKeysFile string `envconfig:"API_KEYS_FILE" example:"/run/secrets/api_keys" desc:"file that has the API keys instead, one a line; read again on SIGHUP"`
 	// AuthRequired makes the start fail when everybody would be let in.

@@ -233,7 +233,7 @@ func TestRefused(t *testing.T) {
 		{"every bad pair is named", "TIER_MONTHLY_TOKENS", "basic:x,free:1,gold:1", `has a number of tokens that is not written in digits in "basic:x"; has the tier "gold", which is not one of admin, tester, free, basic, creator, agency`},
 		{"keys have a key without hash", "API_KEYS", "a:read:0,vpum_" + secret, "has as entry 2 something that is not NAME:SCOPE+SCOPE:HASH"},
 		{"keys have a comma too many", "API_KEYS", "a:read:0,", "has as entry 2 something that is not NAME:SCOPE+SCOPE:HASH"},
-		{"keys have four fields", "API_KEYS", "a:read:0:" + secret, "has as entry 1 something that is not NAME:SCOPE+SCOPE:HASH"},
+		{"keys have six fields", "API_KEYS", "a:read:0:::" + secret, "has as entry 1 something that is not NAME:SCOPE+SCOPE:HASH"},
 		{"issuer has no scheme", "COGNITO_ISSUER", "idp.example.com/pool", `is "idp.example.com/pool", which is not a URL that begins with https:// and has no slash at the end`},
 		{"issuer ends in a slash", "COGNITO_ISSUER", "https://idp.example.com/pool/", `is "https://idp.example.com/pool/", which is not a URL that begins with https:// and has no slash at the end`},
 		{"issuer has parameters", "COGNITO_ISSUER", "https://idp.example.com?a=b", `is "https://idp.example.com?a=b", which is not a URL that begins with https:// and has no slash at the end`},

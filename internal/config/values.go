@@ -192,11 +192,12 @@ func (u *EndpointURL) Decode(value string) error {
 // whether there are some; Reveal returns them.
 type APIKeys struct{ secret string }
 
-// Decode reads NAME:SCOPES:HASH entries that are separated by commas. It looks no further into them. The error quotes none:
+// Decode reads NAME:SCOPES:HASH entries, with :EXPIRES and :COMMENT or without, that are separated by commas. It looks no
+// further into them. The error quotes none:
 // a key may have been written in the place of its hash.
 func (k *APIKeys) Decode(value string) error {
 	for i, entry := range strings.Split(value, ",") {
-		if strings.Count(entry, ":") != 2 {
+		if colons := strings.Count(entry, ":"); colons < 2 || colons > 4 {
 			return fmt.Errorf("has as entry %d something that is not NAME:SCOPE+SCOPE:HASH", i+1)
 		}
 	}

@@ -3,6 +3,8 @@ package httpapi
 import (
 	"context"
 	"net/http"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -13,23 +15,46 @@ import (
 	"github.com/viralpilot/user-management/internal/user"
 )
 
-// require lets in callers with the scope.
-func (a *API) require(scope auth.Scope) func(http.Handler) http.Handler {
-	return a.allow(func(_ *http.Request, c auth.Principal) bool { return c.Can(scope) })
+// needs says who may make a call: callers with one of the scopes or, with owner, those whose own account the path names.
+// Without scopes every caller may whom the service knows.
+type needs struct {
+	scopes []auth.Scope
+	owner  bool
 }
 
-// requireOrOwn lets in callers with the scope, and those whose own account the path names.
-func (a *API) requireOrOwn(scope auth.Scope) func(http.Handler) http.Handler {
-	return a.allow(func(r *http.Request, c auth.Principal) bool {
-		if c.Can(scope) {
-			return true
+func scope(oneOf ...auth.Scope) needs { return needs{scopes: oneOf} }
+
+func (n needs) orOwner() needs {
+	n.owner = true
+	return n
+}
+
+// check returns nil when the caller may make r, and otherwise what they lack.
+func (n needs) check(r *http.Request, c auth.Principal) error {
+	if len(n.scopes) == 0 || slices.ContainsFunc(n.scopes, c.Can) {
+		return nil
+	}
+	if n.owner {
+		if id, err := pathID(r); err == nil && c.Owns(id) {
+			return nil
 		}
-		id, err := pathID(r)
-		return err == nil && c.Owns(id)
-	})
+	}
+	return lacksScope(n.scopes)
 }
 
-func (a *API) allow(allowed func(*http.Request, auth.Principal) bool) func(http.Handler) http.Handler {
+// lacksScope is the refusal of a caller who has none of the scopes.
+type lacksScope []auth.Scope
+
+func (l lacksScope) Error() string {
+	names := make([]string, len(l))
+	for i, scope := range l {
+		names[i] = string(scope)
+	}
+	return "This call needs the scope " + strings.Join(names, " or ") + ", which the caller does not have."
+}
+
+// require finds out who calls and lets in who may.
+func (a *API) require(n needs) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return a.handle(func(w http.ResponseWriter, r *http.Request) error {
 			caller := auth.Anyone()
@@ -40,8 +65,8 @@ func (a *API) allow(allowed func(*http.Request, auth.Principal) bool) func(http.
 				}
 			}
 			about(r.Context()).caller = caller
-			if !allowed(r, caller) {
-				return errForbidden
+			if err := n.check(r, caller); err != nil {
+				return err
 			}
 			next.ServeHTTP(w, r)
 			return nil

@@ -33,7 +33,7 @@ func authenticate(_ context.Context, header http.Header) (auth.Principal, error)
 	}
 	scopes, id, _ := strings.Cut(rest, "/")
 	p := auth.Principal{Name: name, UserID: id}
-	for scope := range strings.SplitSeq(scopes, "+") {
+	for _, scope := range strings.FieldsFunc(scopes, func(r rune) bool { return r == '+' }) {
 		p.Scopes = append(p.Scopes, auth.Scope(scope))
 	}
 	return p, nil
@@ -46,7 +46,7 @@ func (s *service) as(key string) *service {
 	return &c
 }
 
-const operator = "operator/read+consume+manage+metrics"
+const operator = "operator/read+consume+refund+export+manage+metrics"
 
 // startLocked returns a service that wants to know who calls, for an operator who may do everything.
 func startLocked(t *testing.T) (*service, *pgxpool.Pool) {
@@ -60,6 +60,8 @@ var callers = map[string]string{
 	"nobody":  "",
 	"read":    "reader/read",
 	"consume": "consumer/consume",
+	"refund":  "support/refund",
+	"export":  "billing/export",
 	"manage":  "manager/manage",
 	"metrics": "scraper/metrics",
 	"self":    "end user//ID",
@@ -67,17 +69,20 @@ var callers = map[string]string{
 	"admin":   "cognito:admin/manage/admin",
 }
 
+const everybody = "nobody read consume refund export manage metrics self other admin"
+
 // access says which callers a route lets in; an open service lets in everybody.
 var access = map[string]struct{ callers, said string }{
-	"GET /":             {"nobody read consume manage metrics self other admin", ""},
-	"GET /health":       {"nobody read consume manage metrics self other admin", ""},
-	"GET /livez":        {"nobody read consume manage metrics self other admin", ""},
-	"GET /docs":         {"nobody read consume manage metrics self other admin", ""},
-	"GET /docs/{file}":  {"nobody read consume manage metrics self other admin", ""},
-	"GET /redoc":        {"nobody read consume manage metrics self other admin", ""},
-	"GET /openapi.json": {"nobody read consume manage metrics self other admin", ""},
-	"GET /openapi.yaml": {"nobody read consume manage metrics self other admin", ""},
+	"GET /":             {everybody, ""},
+	"GET /health":       {everybody, ""},
+	"GET /livez":        {everybody, ""},
+	"GET /docs":         {everybody, ""},
+	"GET /docs/{file}":  {everybody, ""},
+	"GET /redoc":        {everybody, ""},
+	"GET /openapi.json": {everybody, ""},
+	"GET /openapi.yaml": {everybody, ""},
 	"GET /metrics":      {"metrics", "Scope: `metrics`."},
+	"GET /whoami":       {"read consume refund export manage metrics self other admin", "Any caller."},
 	"GET /tiers":        {"read manage admin", "Scope: `read`."},
 
 	"GET /user/{cognito_user_id}":        {"read manage self admin", "Scope: `read`, or the user's own token."},
@@ -91,10 +96,11 @@ var access = map[string]struct{ callers, said string }{
 	"POST /user/{cognito_user_id}/consume-tokens":                        {"consume", "Scope: `consume`."},
 	"POST /user/{cognito_user_id}/reservations":                          {"consume", "Scope: `consume`."},
 	"POST /user/{cognito_user_id}/reservations/{reservation_id}/settle":  {"consume", "Scope: `consume`."},
-	"POST /user/{cognito_user_id}/reservations/{reservation_id}/release": {"consume", "Scope: `consume`."},
-	"POST /user/{cognito_user_id}/refunds":                               {"consume", "Scope: `consume`."},
+	"POST /user/{cognito_user_id}/reservations/{reservation_id}/release": {"consume manage admin", "Scope: `consume` or `manage`."},
+	"POST /user/{cognito_user_id}/refunds":                               {"refund manage admin", "Scope: `refund`."},
 
-	"GET /users":                              {"manage admin", "Scope: `manage`."},
+	"GET /users": {"export manage admin", "Scope: `export`."},
+
 	"POST /user":                              {"manage admin", "Scope: `manage`."},
 	"PATCH /user/{cognito_user_id}":           {"manage admin", "Scope: `manage`."},
 	"DELETE /user/{cognito_user_id}":          {"manage admin", "Scope: `manage`."},
@@ -173,6 +179,11 @@ func TestEveryRouteForEveryCaller(t *testing.T) {
 						status, code = http.StatusUnauthorized, "unauthenticated"
 					}
 					answer := s.as(strings.ReplaceAll(key, "ID", id)).do(r)
+					if status == http.StatusForbidden && method != http.MethodHead {
+						if scope := answer.want(status)["required_scope"]; !strings.Contains(row.said, fmt.Sprintf("`%v`", scope)) {
+							t.Errorf("%s is told to need the scope %v", name, scope)
+						}
+					}
 					if answer.Status != status || method != http.MethodHead && problemCode(answer) != code {
 						t.Errorf("%s is answered with %d %s, want %d %s", name, answer.Status, answer.Body, status, code)
 					}
@@ -193,6 +204,32 @@ func TestEveryRouteForEveryCaller(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+func TestWhoamiTellsCallersWhatTheyAre(t *testing.T) {
+	t.Parallel()
+	expires := time.Date(2027, 7, 1, 0, 0, 0, 0, time.UTC)
+	for outcome, c := range map[string]struct {
+		caller *auth.Principal // nil while the service is open
+		want   m
+	}{
+		"a key that expires":  {&auth.Principal{Name: "postpilot", Scopes: []auth.Scope{auth.Read, auth.Consume}, ExpiresAt: expires}, m{"name": "postpilot", "scopes": []any{"read", "consume"}, "expires_at": "2027-07-01T00:00:00Z"}},
+		"a key that does not": {&auth.Principal{Name: "backoffice", Scopes: []auth.Scope{auth.Manage}}, m{"name": "backoffice", "scopes": []any{"manage"}, "expires_at": nil}},
+		"a user":              {&auth.Principal{Name: "end user", UserID: "u"}, m{"name": "end user", "scopes": []any{}, "expires_at": nil}},
+		"an open service":     {nil, m{"name": "", "scopes": []any{"read", "consume", "refund", "export", "manage", "metrics"}, "expires_at": nil, "open": true}},
+	} {
+		t.Run(outcome, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, func(o *httpapi.Options) {
+				if c.caller != nil {
+					o.Authenticate = func(context.Context, http.Header) (auth.Principal, error) { return *c.caller, nil }
+				}
+			})
+			if got := s.get("/whoami").want(http.StatusOK); !reflect.DeepEqual(got, map[string]any(c.want)) {
+				t.Errorf("got  %v\nwant %v", got, c.want)
+			}
+		})
 	}
 }
 
@@ -362,7 +399,7 @@ func TestEntriesNameWhoMadeThem(t *testing.T) {
 	charge := by("consume").consume(id, 5).want(http.StatusOK)
 	by("settle").post(reserve("reserve")+"/settle", m{"tokens_used": 3}).want(http.StatusOK)
 	by("release").post(reserve("reserve again")+"/release", nil).want(http.StatusOK)
-	by("refund").post(path+"/refunds", m{"entry_id": charge["entry_id"]}).want(http.StatusOK)
+	s.as("refund/refund").post(path+"/refunds", m{"entry_id": charge["entry_id"]}).want(http.StatusOK)
 	by("patch").do(request{Method: http.MethodPatch, Path: path, Body: m{"username": "Ann"}}).want(http.StatusOK)
 	reserve("expire")
 	s.clock.Set(s.clock.Now().Add(10 * time.Minute))

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"time"
+
+	"github.com/viralpilot/user-management/internal/auth"
 )
 
 const serviceName = "Viral Pilot User Management Service"
@@ -30,6 +32,7 @@ func (a *API) root(w http.ResponseWriter, _ *http.Request) error {
 			"ledger":         "GET /user/{cognito_user_id}/ledger",
 			"usage":          "GET /user/{cognito_user_id}/usage",
 			"documentation":  "GET /docs",
+			"whoami":         "GET /whoami",
 		},
 	})
 }
@@ -64,6 +67,23 @@ func (a *API) health(w http.ResponseWriter, r *http.Request) error {
 
 func (a *API) livez(w http.ResponseWriter, _ *http.Request) error {
 	return respond(w, http.StatusOK, map[string]string{"status": "alive"})
+}
+
+type whoamiBody struct {
+	Name      string       `json:"name"`
+	Scopes    []auth.Scope `json:"scopes"`
+	ExpiresAt *timestamp   `json:"expires_at"`
+	Open      bool         `json:"open,omitempty"`
+}
+
+// whoami tells callers whom the service takes them for.
+func (a *API) whoami(w http.ResponseWriter, r *http.Request) error {
+	c := callerOf(r)
+	body := whoamiBody{Name: c.Name, Scopes: append([]auth.Scope{}, c.Scopes...), Open: a.Authenticate == nil}
+	if !c.ExpiresAt.IsZero() {
+		body.ExpiresAt = &timestamp{c.ExpiresAt}
+	}
+	return respond(w, http.StatusOK, body)
 }
 
 type tierBody struct {

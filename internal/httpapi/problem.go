@@ -59,14 +59,16 @@ var kinds = map[user.Code]struct {
 
 // problem is an RFC 9457 problem document.
 type problem struct {
-	Type      string       `json:"type"`
-	Title     string       `json:"title"`
-	Status    int          `json:"status"`
-	Detail    string       `json:"detail"`
-	Instance  string       `json:"instance"`
-	Code      user.Code    `json:"code"`
-	RequestID string       `json:"request_id"`
-	Errors    []fieldError `json:"errors,omitempty"`
+	Type      string    `json:"type"`
+	Title     string    `json:"title"`
+	Status    int       `json:"status"`
+	Detail    string    `json:"detail"`
+	Instance  string    `json:"instance"`
+	Code      user.Code `json:"code"`
+	RequestID string    `json:"request_id"`
+	// RequiredScope is a scope that would do.
+	RequiredScope auth.Scope   `json:"required_scope,omitempty"`
+	Errors        []fieldError `json:"errors,omitempty"`
 	*shortage
 }
 
@@ -86,7 +88,12 @@ func known(err error) *user.Error {
 	if e := (*user.Error)(nil); errors.As(err, &e) {
 		return e
 	}
+	var lacking lacksScope
 	switch {
+	case errors.As(err, &lacking):
+		e := *errForbidden
+		e.Detail = lacking.Error()
+		return &e
 	case errors.Is(err, auth.ErrUnauthenticated):
 		e := *errUnauthenticated
 		e.Detail = err.Error() // a sentence for the caller
@@ -128,6 +135,9 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	for _, f := range e.Fields {
 		p.Errors = append(p.Errors, fieldError(f))
+	}
+	if lacking := (lacksScope)(nil); errors.As(err, &lacking) {
+		p.RequiredScope = lacking[0]
 	}
 	if s := e.Shortage; s != nil {
 		p.shortage = &shortage{s.TokensRemaining, s.TokensRequired, timestamp{s.NextResetAt}}

@@ -21,34 +21,45 @@ func (a *API) routes() http.Handler {
 	r.Get("/livez", a.handle(a.livez))
 
 	if a.MetricsHandler != nil {
-		r.With(a.require(auth.Metrics)).Get("/metrics", a.MetricsHandler.ServeHTTP)
+		r.With(a.require(scope(auth.Metrics))).Get("/metrics", a.MetricsHandler.ServeHTTP)
 	}
 
 	bounded, limited := a.limitInFlight(), a.limitRate()
-	r.Group(func(r chi.Router) {
-		r.Use(bounded, a.requireOrOwn(auth.Read), limited)
+	group := func(n needs, routes func(r chi.Router)) {
+		r.Group(func(r chi.Router) {
+			r.Use(bounded, a.require(n), limited)
+			routes(r)
+		})
+	}
+	group(scope(), func(r chi.Router) {
+		r.Get("/whoami", a.handle(a.whoami))
+	})
+	group(scope(auth.Read).orOwner(), func(r chi.Router) {
 		r.Get("/user/{cognito_user_id}", a.handle(a.getUser))
 		r.Get("/user/{cognito_user_id}/status", a.handle(a.userStatus))
 		r.Get("/user/{cognito_user_id}/ledger", a.handle(a.ledger))
 		r.Get("/user/{cognito_user_id}/usage", a.handle(a.usage))
 	})
-	r.Group(func(r chi.Router) {
-		r.Use(bounded, a.require(auth.Read), limited)
+	group(scope(auth.Read), func(r chi.Router) {
 		r.Get("/tiers", a.handle(a.tiers))
 		r.Get("/user/{cognito_user_id}/reservations", a.handle(a.openReservations))
 		r.Get("/user/{cognito_user_id}/reservations/{reservation_id}", a.handle(a.getReservation))
 	})
-	r.Group(func(r chi.Router) {
-		r.Use(bounded, a.require(auth.Consume), limited)
+	group(scope(auth.Consume), func(r chi.Router) {
 		r.Post("/user/{cognito_user_id}/consume-tokens", a.handle(a.consumeTokens))
 		r.Post("/user/{cognito_user_id}/reservations", a.handle(a.reserve))
 		r.Post("/user/{cognito_user_id}/reservations/{reservation_id}/settle", a.handle(a.settle))
+	})
+	group(scope(auth.Consume, auth.Manage), func(r chi.Router) {
 		r.Post("/user/{cognito_user_id}/reservations/{reservation_id}/release", a.handle(a.release))
+	})
+	group(scope(auth.Refund), func(r chi.Router) {
 		r.Post("/user/{cognito_user_id}/refunds", a.handle(a.refund))
 	})
-	r.Group(func(r chi.Router) {
-		r.Use(bounded, a.require(auth.Manage), limited)
+	group(scope(auth.Export), func(r chi.Router) {
 		r.Get("/users", a.handle(a.listUsers))
+	})
+	group(scope(auth.Manage), func(r chi.Router) {
 		r.Post("/user", a.handle(a.createUser))
 		r.Patch("/user/{cognito_user_id}", a.handle(a.patchUser))
 		r.Delete("/user/{cognito_user_id}", a.handle(a.deleteUser))

@@ -130,6 +130,26 @@ func (m *Metrics) Group(size int, wait time.Duration) {
 // Retry counts a transaction that was tried again.
 func (m *Metrics) Retry() { m.groupRetries.Inc() }
 
+// KeyExpiries adds a gauge for each API key that expires, by its name; read is called whenever the metrics are read.
+func (m *Metrics) KeyExpiries(read func() map[string]time.Time) {
+	m.registry.MustRegister(keyExpiries{read})
+}
+
+type keyExpiries struct{ read func() map[string]time.Time }
+
+var keyExpiry = prometheus.NewDesc("user_management_api_key_expires_timestamp_seconds",
+	"When an API key stops being accepted, in seconds since 1970, by its name; keys that do not expire have none.", []string{"key"}, nil)
+
+// Describe implements prometheus.Collector.
+func (keyExpiries) Describe(ch chan<- *prometheus.Desc) { ch <- keyExpiry }
+
+// Collect implements prometheus.Collector.
+func (k keyExpiries) Collect(ch chan<- prometheus.Metric) {
+	for name, at := range k.read() {
+		ch <- prometheus.MustNewConstMetric(keyExpiry, prometheus.GaugeValue, float64(at.Unix()), name)
+	}
+}
+
 // PoolStats are the figures of a connection pool.
 type PoolStats struct {
 	// Acquired, Idle and Max are connections.
