@@ -123,6 +123,7 @@ func (a *API) limitInFlight() func(http.Handler) http.Handler {
 type info struct {
 	requestID string
 	caller    auth.Principal
+	crossSite bool // see siteGuard
 }
 
 type infoKey struct{}

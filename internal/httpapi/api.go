@@ -51,7 +51,8 @@ type Options struct {
 	Authenticate func(ctx context.Context, header http.Header) (auth.Principal, error)
 	// Version is shown by / and /health.
 	Version string
-	// CORSOrigins are the origins that may call from a browser; "*" allows all.
+	// CORSOrigins are the origins that may call from a browser; "*" allows all. While there is no Authenticate, only those
+	// listed by name may change something.
 	CORSOrigins          []string
 	CORSAllowCredentials bool
 	LogRequests          LogRequests

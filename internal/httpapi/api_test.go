@@ -2,6 +2,7 @@ package httpapi_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -118,7 +119,7 @@ var metrics = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 	_, _ = io.WriteString(w, "up 1\n")
 })
 
-// request is one call; a Body that is not a string is marshalled.
+// request is one call; a Body that is not a string is marshalled. Host is 127.0.0.1:8001 unless the header has another.
 type request struct {
 	Method, Path string
 	Header       http.Header
@@ -154,6 +155,7 @@ func (s *service) do(r request) response {
 	if s.key != "" {
 		req.Header.Set("X-API-Key", s.key)
 	}
+	req.Host = cmp.Or(r.Header.Get("Host"), "127.0.0.1:8001")
 	for name, values := range r.Header {
 		req.Header[name] = values
 	}

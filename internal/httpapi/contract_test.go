@@ -117,6 +117,9 @@ func (c *contract) check(r *http.Request, body []byte, answer response) error {
 	if documented == nil && answer.Status == http.StatusInternalServerError {
 		return c.checkProblem(r, answer, answer.Status, "internal") // any call may have a mistake
 	}
+	if documented == nil && answer.Status == http.StatusForbidden {
+		return c.checkProblem(r, answer, answer.Status, "cross_site") // whatever the path
+	}
 
 	in := &openapi3filter.RequestValidationInput{
 		Request:    readable(r, body),
@@ -507,11 +510,14 @@ func withQuery(query string) provocation {
 // provocations has one for every code that a documented call can answer with, and for calls that need another than most,
 // one with the call's name before it.
 var provocations = map[string]provocation{
-	"malformed_json":         withBody("["),
-	"invalid_tier":           withBody(`{"tier": "gold"}`),
-	"invalid_path":           withPath(exampleUser, "%00"),
-	"unauthenticated":        {denied: unknown("The API key is not known.")},
-	"forbidden":              {caller: &auth.Principal{Name: "stranger"}},
+	"malformed_json":  withBody("["),
+	"invalid_tier":    withBody(`{"tier": "gold"}`),
+	"invalid_path":    withPath(exampleUser, "%00"),
+	"unauthenticated": {denied: unknown("The API key is not known.")},
+	"forbidden":       {caller: &auth.Principal{Name: "stranger"}},
+	"cross_site": {spoil: func(r *request) {
+		r.Header = http.Header{"Origin": {"http://rebound.example"}, "Host": {"rebound.example"}}
+	}},
 	"insufficient_tokens":    withBody(`{"tokens_to_consume": 2147483647}`),
 	"user_inactive":          {store: user.ErrUserInactive},
 	"subscription_inactive":  {store: user.ErrSubscriptionInactive},

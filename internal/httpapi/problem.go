@@ -33,6 +33,7 @@ var kinds = map[user.Code]struct {
 	user.CodeInvalidTier:          {http.StatusBadRequest, "Invalid tier"},
 	errInvalidPath.Code:           {http.StatusBadRequest, "Invalid path"},
 	errUnauthenticated.Code:       {http.StatusUnauthorized, "Unauthenticated"},
+	errCrossSite.Code:             {http.StatusForbidden, "Cross-site request"},
 	errForbidden.Code:             {http.StatusForbidden, "Forbidden"},
 	user.CodeInsufficientTokens:   {http.StatusPaymentRequired, "Insufficient tokens"},
 	user.CodeUserInactive:         {http.StatusForbidden, "User inactive"},

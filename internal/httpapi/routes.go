@@ -13,6 +13,9 @@ import (
 func (a *API) routes() http.Handler {
 	r := chi.NewRouter()
 	r.Use(withRequestID, a.observe, a.recoverPanic, routeEscapedPath, middleware.GetHead, secure, a.clientIP(), a.deadline)
+	if a.Authenticate == nil {
+		r.Use(newSiteGuard(a.CORSOrigins).wrap(a))
+	}
 	r.NotFound(a.handle(func(http.ResponseWriter, *http.Request) error { return errNotFound }))
 	r.MethodNotAllowed(a.handle(a.otherMethod(r)))
 
@@ -57,6 +60,7 @@ func (a *API) routes() http.Handler {
 		r.Post("/user/{cognito_user_id}/refunds", a.handle(a.refund))
 	})
 	group(scope(auth.Export), func(r chi.Router) {
+		r.Use(a.refuseCrossSite)
 		r.Get("/users", a.handle(a.listUsers))
 	})
 	group(scope(auth.Manage), func(r chi.Router) {

@@ -83,14 +83,14 @@ func (a *API) createUser(w http.ResponseWriter, r *http.Request) error {
 }
 
 // getUser creates the account that it does not find, as the earlier service did. HEAD only looks, and so do callers
-// who may only read.
+// who may only read and pages of other sites, of which an image is enough to send a GET.
 func (a *API) getUser(w http.ResponseWriter, r *http.Request) error {
 	id, err := pathID(r)
 	if err != nil {
 		return err
 	}
 	get := a.Users.Account
-	if c := callerOf(r); r.Method != http.MethodHead && (c.Can(auth.Consume) || c.Can(auth.Manage)) {
+	if c := callerOf(r); r.Method != http.MethodHead && !crossSite(r) && (c.Can(auth.Consume) || c.Can(auth.Manage)) {
 		get = a.Users.GetOrCreate
 	}
 	account, err := get(r.Context(), id)
