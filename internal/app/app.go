@@ -106,19 +106,22 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) (err error) {
 	defer within(stopping, stopSweep) // if it does not end, nor does the database
 
 	options := httpapi.Options{
-		Users:                users,
-		Database:             store,
-		Log:                  log,
-		Version:              version,
-		CORSOrigins:          cfg.CORSOrigins,
-		CORSAllowCredentials: cfg.CORSAllowCredentials,
-		LogRequests:          httpapi.LogRequests(cfg.LogRequests),
-		Observer:             metrics,
-		Route:                tracing.route,
-		RateLimitPerMinute:   cfg.RateLimitPerMinute,
-		TrustedProxies:       cfg.TrustedProxies,
-		MaxInFlight:          cfg.MaxInFlight,
-		RequestTimeout:       cfg.RequestTimeout,
+		Users:                  users,
+		Database:               store,
+		Log:                    log,
+		Version:                version,
+		CORSOrigins:            cfg.CORSOrigins,
+		CORSAllowCredentials:   cfg.CORSAllowCredentials,
+		LogRequests:            httpapi.LogRequests(cfg.LogRequests),
+		Observer:               metrics,
+		Route:                  tracing.route,
+		RateLimitPerMinute:     cfg.RateLimitPerMinute,
+		UserRateLimitPerMinute: cfg.UserRateLimitPerMinute,
+		FailedLoginsPerMinute:  cfg.FailedLoginsPerMinute,
+		TrustedProxies:         cfg.TrustedProxies,
+		MaxInFlight:            cfg.MaxInFlight,
+		BodyTimeout:            min(cfg.HTTPBodyTimeout, cfg.HTTPReadTimeout),
+		RequestTimeout:         cfg.RequestTimeout,
 	}
 	if !access.Open() {
 		options.Authenticate = access.Authenticate

@@ -85,11 +85,18 @@ type Config struct {
 	// one of a pooler that gives each transaction another session; "auto" finds out.
 	DBQueryMode string `envconfig:"DB_QUERY_MODE" default:"auto" validate:"oneof=auto session transaction" desc:"what a connection is: session, transaction (PgBouncer's transaction pooling), or auto, which finds out"`
 
-	// RateLimitPerMinute is the most requests of one caller in a minute, 0 to 1000000; 0 is no limit.
-	RateLimitPerMinute int `envconfig:"RATE_LIMIT_PER_MINUTE" default:"0" validate:"min=0,max=1000000" desc:"most requests of one caller (of one address while the service is open) in a minute; 0 is no limit"`
+	// RateLimitPerMinute is the most requests of one API key or administrator in a minute, and of one address while the
+	// service is open, 0 to 1000000; 0 is no limit.
+	RateLimitPerMinute int `envconfig:"RATE_LIMIT_PER_MINUTE" default:"0" validate:"min=0,max=1000000" desc:"most requests of one API key (of one address while the service is open) in a minute; 0 is no limit"`
+	// UserRateLimitPerMinute is the most requests of one signed-in user in a minute, 0 to 1000000; 0 is no limit.
+	UserRateLimitPerMinute int `envconfig:"USER_RATE_LIMIT_PER_MINUTE" default:"600" validate:"min=0,max=1000000" desc:"most requests of one signed-in user in a minute; 0 is no limit"`
+	// FailedLoginsPerMinute is the most requests of one address in a minute that are answered with 401, 0 to 1000000, and
+	// with 429 beyond; 0 is no limit.
+	FailedLoginsPerMinute int `envconfig:"FAILED_LOGINS_PER_MINUTE" default:"60" validate:"min=0,max=1000000" desc:"most requests of one address in a minute without a valid key or token; 0 is no limit"`
 	// TrustedProxies are the networks of proxies whose X-Forwarded-For is believed.
 	TrustedProxies Prefixes `envconfig:"TRUSTED_PROXIES" example:"10.0.0.0/8,127.0.0.1/32" desc:"networks (CIDR) of proxies whose X-Forwarded-For is believed, comma separated"`
-	// MaxInFlight is the most requests that are answered at once, 1 to 100000; more are refused as overloaded.
+	// MaxInFlight is the most requests that are answered at once, 1 to 100000; more are refused as overloaded. Callers
+	// share them.
 	MaxInFlight int `envconfig:"MAX_IN_FLIGHT" default:"1024" validate:"min=1,max=100000" desc:"most requests at once; more are refused as overloaded"`
 
 	// WriteBatchMax is the most changes of balances that one transaction serves, 1 to 4096; 1 gives each its own.
@@ -104,6 +111,8 @@ type Config struct {
 	HTTPReadHeaderTimeout time.Duration `envconfig:"HTTP_READ_HEADER_TIMEOUT" default:"5s" validate:"min=100ms,max=5m" desc:"time a client has to send the header of a request"`
 	// HTTPReadTimeout is the time a client has to send a whole request, 100ms to 10m.
 	HTTPReadTimeout time.Duration `envconfig:"HTTP_READ_TIMEOUT" default:"15s" validate:"min=100ms,max=10m" desc:"time a client has to send a whole request"`
+	// HTTPBodyTimeout is the time a client has to send the body of a request, 100ms to 10m, and at most HTTPReadTimeout.
+	HTTPBodyTimeout time.Duration `envconfig:"HTTP_BODY_TIMEOUT" default:"3s" validate:"min=100ms,max=10m" desc:"time a client has to send the body of a request, within HTTP_READ_TIMEOUT"`
 	// HTTPWriteTimeout is the time from the end of a request's header to the end of its response, 200ms to 10m.
 	HTTPWriteTimeout time.Duration `envconfig:"HTTP_WRITE_TIMEOUT" default:"30s" validate:"min=200ms,max=10m" desc:"time from a request's header to the end of its response"`
 	// HTTPIdleTimeout is how long an unused keep-alive connection stays open, 1s to 1h.

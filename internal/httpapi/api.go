@@ -61,12 +61,18 @@ type Options struct {
 	MetricsHandler http.Handler
 	// Route is told the pattern of a request's route once the request has been answered; nil for none.
 	Route func(ctx context.Context, method, route string)
-	// RateLimitPerMinute is the most requests about users and tiers of one caller in a minute; 0 means no limit.
-	RateLimitPerMinute int
+	// RateLimitPerMinute is the most requests about users and tiers of one key in a minute, and of one address while there
+	// is no Authenticate; UserRateLimitPerMinute that of one signed-in user who has no scopes. 0 means no limit.
+	RateLimitPerMinute, UserRateLimitPerMinute int
+	// FailedLoginsPerMinute is the most requests without a known key or token of one address in a minute that are told so;
+	// 0 means no limit.
+	FailedLoginsPerMinute int
 	// TrustedProxies are the prefixes (CIDR) of proxies that are believed when they say whom a request came from.
 	TrustedProxies []string
-	// MaxInFlight is the most requests about users and tiers at once; 0 means no limit.
+	// MaxInFlight is the most requests about users and tiers at once; 0 means no limit. They are shared between callers.
 	MaxInFlight int
+	// BodyTimeout is the time that a client has to send the body of such a request; 0 leaves it to the server.
+	BodyTimeout time.Duration
 	// RequestTimeout bounds the work on one request.
 	RequestTimeout time.Duration
 }
@@ -74,11 +80,12 @@ type Options struct {
 // API answers the calls of product.md §4.
 type API struct {
 	Options
+	failures *rate // of requests from an address to say who sent them
 	stopping atomic.Bool
 }
 
 // New returns the API for o.
-func New(o Options) *API { return &API{Options: o} }
+func New(o Options) *API { return &API{Options: o, failures: newRate(o.FailedLoginsPerMinute)} }
 
 // Stopping makes /health answer 503 from now on, so that load balancers look elsewhere while requests in flight are
 // finished.

@@ -21,6 +21,8 @@ var (
 	errUnauthenticated  = &user.Error{Code: "unauthenticated", Detail: "An API key or a token is required."}
 	errForbidden        = &user.Error{Code: "forbidden", Detail: "The caller may not do this."}
 	errRateLimited      = &user.Error{Code: "rate_limited", Detail: "Too many requests; Retry-After says when to try again."}
+	errTooManyFailures  = &user.Error{Code: errRateLimited.Code, Detail: "Too many requests from this address had no key or token that is known; Retry-After says when to try again."}
+	errSlowBody         = &user.Error{Code: errMalformedJSON.Code, Detail: "The body did not arrive in time."}
 	errInternal         = &user.Error{Code: user.CodeInternal, Detail: "Something went wrong on our side."}
 )
 

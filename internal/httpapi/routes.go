@@ -27,10 +27,11 @@ func (a *API) routes() http.Handler {
 		r.With(a.require(scope(auth.Metrics))).Get("/metrics", a.MetricsHandler.ServeHTTP)
 	}
 
-	bounded, limited := a.limitInFlight(), a.limitRate()
+	// Whoever is not known, asks for too much or sends slowly takes no slot from others.
+	limited, bounded := a.limitRate(), a.limitInFlight()
 	group := func(n needs, routes func(r chi.Router)) {
 		r.Group(func(r chi.Router) {
-			r.Use(bounded, a.require(n), limited)
+			r.Use(a.require(n), limited, a.readBody, bounded)
 			routes(r)
 		})
 	}

@@ -1,0 +1,169 @@
+package httpapi
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/go-chi/chi/v5/middleware"
+	"github.com/go-chi/httprate"
+
+	"github.com/viralpilot/user-management/internal/user"
+)
+
+// clientIP finds the address that a request came from where proxies are trusted: X-Forwarded-For is believed as far as
+// they wrote it.
+func (a *API) clientIP() func(http.Handler) http.Handler {
+	if len(a.TrustedProxies) == 0 {
+		return func(next http.Handler) http.Handler { return next }
+	}
+	return middleware.ClientIPFromXFF(a.TrustedProxies...)
+}
+
+// address is the one that r came from; of IPv6 the network, in which one client has all addresses.
+func (a *API) address(r *http.Request) string {
+	ip := middleware.GetClientIP(r.Context())
+	if len(a.TrustedProxies) == 0 {
+		ip, _, _ = net.SplitHostPort(r.RemoteAddr)
+	}
+	return httprate.CanonicalizeIP(ip)
+}
+
+// callerKey tells callers apart: by the name of their key, signed-in users by their account, and by their address while
+// nobody has to say who they are.
+func (a *API) callerKey(r *http.Request) string {
+	switch c := callerOf(r); {
+	case c.UserID != "":
+		return "user " + c.UserID // no key has a space in its name
+	case c.Name != "":
+		return c.Name
+	}
+	return a.address(r)
+}
+
+// rate bounds requests a minute; nil bounds nothing.
+type rate struct{ limiter *httprate.RateLimiter }
+
+func newRate(perMinute int) *rate {
+	if perMinute == 0 {
+		return nil
+	}
+	return &rate{httprate.NewRateLimiter(perMinute, time.Minute,
+		httprate.WithResponseHeaders(httprate.ResponseHeaders{RetryAfter: "Retry-After"}))}
+}
+
+// exceeded counts r under the key, and reports whether there were too many already.
+func (l *rate) exceeded(w http.ResponseWriter, r *http.Request, key string) bool {
+	return l != nil && l.limiter.OnLimit(w, r, key)
+}
+
+// limitRate lets each caller make so many requests a minute; where callers are not known, each address.
+func (a *API) limitRate() func(http.Handler) http.Handler {
+	callers, endUsers := newRate(a.RateLimitPerMinute), newRate(a.UserRateLimitPerMinute)
+	return func(next http.Handler) http.Handler {
+		return a.handle(func(w http.ResponseWriter, r *http.Request) error {
+			limit := callers
+			if c := callerOf(r); c.UserID != "" && len(c.Scopes) == 0 {
+				limit = endUsers
+			}
+			if limit.exceeded(w, r, a.callerKey(r)) {
+				return errRateLimited
+			}
+			next.ServeHTTP(w, r)
+			return nil
+		})
+	}
+}
+
+// readBody reads the body, for which a client has BodyTimeout, so that nobody waits for a slow client from here on. What
+// else is wrong with it is left for the handler to find, since a user who does not exist counts more.
+func (a *API) readBody(next http.Handler) http.Handler {
+	return a.handle(func(w http.ResponseWriter, r *http.Request) error {
+		if r.Body == nil || r.Body == http.NoBody {
+			next.ServeHTTP(w, r)
+			return nil
+		}
+		connection := http.NewResponseController(w)
+		bounded := a.BodyTimeout > 0 && connection.SetReadDeadline(time.Now().Add(a.BodyTimeout)) == nil
+		content, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+		body := io.Reader(bytes.NewReader(content))
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			// The deadline stays, so that the server does not wait for the rest either.
+			if r.ProtoMajor == 1 { // HTTP/2 ends this stream alone
+				w.Header().Set("Connection", "close")
+			}
+			return errSlowBody
+		case err != nil:
+			body = io.MultiReader(body, failing{err})
+		case bounded:
+			// Otherwise it would end the request while it is being answered.
+			_ = connection.SetReadDeadline(time.Time{})
+		}
+		r.Body = io.NopCloser(body)
+		next.ServeHTTP(w, r)
+		return nil
+	})
+}
+
+// failing is a reader that fails.
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) { return 0, f.err }
+
+// limitInFlight refuses requests over MaxInFlight at once: they would only wait, and hold up others.
+func (a *API) limitInFlight() func(http.Handler) http.Handler {
+	if a.MaxInFlight == 0 {
+		return func(next http.Handler) http.Handler { return next }
+	}
+	s := slots{most: a.MaxInFlight, taken: map[string]int{}}
+	return func(next http.Handler) http.Handler {
+		return a.handle(func(w http.ResponseWriter, r *http.Request) error {
+			key := a.callerKey(r)
+			if !s.take(key) {
+				return user.ErrOverloaded
+			}
+			defer s.free(key)
+			next.ServeHTTP(w, r)
+			return nil
+		})
+	}
+}
+
+// slots are shared between callers. The last eighth of them is only for callers who have less than their share, so that
+// one who takes all that there is leaves room for the others.
+type slots struct {
+	most int
+
+	mu    sync.Mutex
+	all   int
+	taken map[string]int // by caller, of those who have any
+}
+
+// take gives the caller a slot, unless there is none for them.
+func (s *slots) take(caller string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	share := max(1, s.most/(len(s.taken)+1)) // there is always one more to come
+	if s.all >= s.most || s.all >= s.most-s.most/8 && s.taken[caller] >= share {
+		return false
+	}
+	s.all++
+	s.taken[caller]++
+	return true
+}
+
+// free gives a slot of the caller back.
+func (s *slots) free(caller string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all--
+	if s.taken[caller]--; s.taken[caller] == 0 {
+		delete(s.taken, caller)
+	}
+}
