@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
@@ -158,12 +159,18 @@ func health(ctx context.Context, cfg config.Config, _ io.Writer) error {
 	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
 		host = "127.0.0.1"
 	}
-	url := "http://" + net.JoinHostPort(host, strconv.Itoa(cfg.ServicePort)) + "/health"
+	scheme, transport := "http", http.DefaultTransport.(*http.Transport).Clone()
+	if cfg.TLSCertFile != "" {
+		scheme = "https"
+		// The certificate is for the names by which others come. Nothing secret is sent or believed here.
+		transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
+	}
+	url := scheme + "://" + net.JoinHostPort(host, strconv.Itoa(cfg.ServicePort)) + "/health"
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
 	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
 		return err
 	}

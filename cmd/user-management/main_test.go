@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
@@ -340,6 +341,18 @@ func TestSettings(t *testing.T) {
 			run(t, t.TempDir(), env, command).wantLine(t, "127.0.0.1:1", "DATABASE_URL")
 		}
 	})
+}
+
+func TestHealthSpeaksTLSWhereTheServiceDoes(t *testing.T) {
+	t.Parallel()
+	service := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	t.Cleanup(service.Close)
+	env := []string{
+		"DATABASE_URL=postgresql://127.0.0.1:1/db", "SERVICE_PORT=" + service.URL[strings.LastIndex(service.URL, ":")+1:],
+		"TLS_CERT_FILE=/tls.crt", "TLS_KEY_FILE=/tls.key",
+	}
+	run(t, t.TempDir(), env, "health").want(t, 0)
+	run(t, t.TempDir(), env[:2], "health").want(t, 1)
 }
 
 func TestAServiceFromItsMigrationToItsEnd(t *testing.T) {

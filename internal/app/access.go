@@ -30,7 +30,7 @@ func newAuthenticator(cfg config.Config, log *slog.Logger) (a *auth.Authenticato
 		return nil, nil, err
 	}
 	if a.Open() {
-		log.Warn("THE SERVICE IS OPEN: whoever reaches it may change every account, but for web pages of other origins. "+
+		log.Warn("THE SERVICE IS OPEN: whoever reaches it may change every account, but for web pages of other origins. " +
 			"To lock it, run user-management apikey new for each caller and set API_KEYS to the entries that it prints, and AUTH_REQUIRED=true")
 	}
 	warnOfExpiry(a, log)

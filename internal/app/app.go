@@ -18,6 +18,7 @@ package app
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -76,6 +77,10 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) (err error) {
 		return err
 	}
 	defer stopAccess()
+	secured, err := serverTLS(cfg, log, metrics)
+	if err != nil {
+		return err
+	}
 	metrics.KeyExpiries(func() map[string]time.Time { return keyExpiries(access) })
 
 	database := databaseOptions(cfg, log)
@@ -130,7 +135,7 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) (err error) {
 		options.MetricsHandler = metrics.Handler()
 	}
 	api := httpapi.New(options)
-	return serve(ctx, stopping, cfg, log, api, tracing.handler(api.Handler()))
+	return serve(ctx, stopping, cfg, log, api, tracing.handler(api.Handler()), secured)
 }
 
 // outlive returns a context that ends that much later than ctx.
@@ -235,13 +240,15 @@ func databaseOptions(cfg config.Config, log *slog.Logger) postgres.Options {
 // maxHeader is the most bytes of a request's header.
 const maxHeader = 64 << 10
 
-// serve answers requests until ctx is done and finishes those in flight then, until stopping is.
-func serve(ctx, stopping context.Context, cfg config.Config, log *slog.Logger, api *httpapi.API, handler http.Handler) error {
+// serve answers requests until ctx is done and finishes those in flight then, until stopping is. Without secured it speaks
+// plain HTTP.
+func serve(ctx, stopping context.Context, cfg config.Config, log *slog.Logger, api *httpapi.API, handler http.Handler, secured *tls.Config) error {
 	listener, err := listen(cfg.ServiceHost, cfg.ServicePort, "SERVICE_PORT")
 	if err != nil {
 		return err
 	}
 	server := &http.Server{
+		TLSConfig: secured,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			// Closing connections that rest would cut off who is just about to use one.
 			if ctx.Err() != nil {
@@ -256,10 +263,14 @@ func serve(ctx, stopping context.Context, cfg config.Config, log *slog.Logger, a
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
-	log.Info("listening", "address", listener.Addr().String())
+	accept := server.Serve
+	if secured != nil {
+		accept = func(l net.Listener) error { return server.ServeTLS(l, "", "") }
+	}
+	log.Info("listening", "address", listener.Addr().String(), "tls", secured != nil)
 
 	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
+	go func() { failed <- accept(listener) }()
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve: %w", err)

@@ -2,6 +2,7 @@ package app_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -50,7 +51,8 @@ func TestWhatIsUnderWayWhenItStopsIsFinished(t *testing.T) {
 	db.AwaitGated()
 	r.cancel()
 	localpgtest.Await(t, "the port is closed", func() bool {
-		conn, err := net.Dial("tcp", strings.TrimPrefix(r.url, "http://"))
+		_, address, _ := strings.Cut(r.url, "://")
+		conn, err := net.Dial("tcp", address)
 		if err == nil {
 			conn.Close()
 		}
@@ -265,7 +267,8 @@ func TestAStopWhileItWaitsForTheDatabaseIsClean(t *testing.T) {
 // dial opens a connection and writes the text to it.
 func (r *replica) dial(text string) net.Conn {
 	r.t.Helper()
-	conn, err := net.Dial("tcp", strings.TrimPrefix(r.url, "http://"))
+	_, address, _ := strings.Cut(r.url, "://")
+	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -291,27 +294,54 @@ func TestSlowClientsAreCutOffWhileOthersAreServed(t *testing.T) {
 		cfg.HTTPReadHeaderTimeout, cfg.HTTPReadTimeout = 200*time.Millisecond, 10*patience
 	}
 	slowBody := func(cfg *config.Config) {
-		cfg.HTTPReadHeaderTimeout, cfg.HTTPReadTimeout = 10*patience, 200*time.Millisecond
+		cfg.HTTPReadHeaderTimeout, cfg.HTTPReadTimeout, cfg.HTTPBodyTimeout = 10*patience, 10*patience, 200*time.Millisecond
+	}
+	ca, dir := newAuthority(t), t.TempDir()
+	ca.issue(dir+"/tls.crt", dir+"/tls.key", 1, time.Now().Add(time.Hour))
+	secured := func(change func(*config.Config)) func(*config.Config) {
+		return func(cfg *config.Config) {
+			change(cfg)
+			cfg.TLSCertFile, cfg.TLSKeyFile = dir+"/tls.crt", dir+"/tls.key"
+		}
 	}
 	for name, test := range map[string]struct {
 		sent   string
 		change func(*config.Config)
+		tls    string // protocol within, if any
 	}{
-		"header":         {consumeHeader, slowHeader},
-		"nothing at all": {"", slowHeader},
-		"body":           {consumeHeader + "\r\n" + `{"tokens_to_`, slowBody},
+		"header":                      {consumeHeader, slowHeader, ""},
+		"nothing at all":              {"", slowHeader, ""},
+		"body":                        {consumeHeader + "\r\n" + `{"tokens_to_`, slowBody, ""},
+		"header within TLS":           {consumeHeader, secured(slowHeader), "http/1.1"},
+		"body within TLS":             {consumeHeader + "\r\n" + `{"tokens_to_`, secured(slowBody), "http/1.1"},
+		"handshake of TLS":            {"\x16\x03", secured(slowHeader), ""},
+		"nothing at all where TLS is": {"", secured(slowHeader), ""},
+		"nothing at all of HTTP/2":    {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", secured(func(cfg *config.Config) { cfg.HTTPIdleTimeout = time.Second }), "h2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, c := start(t, dsn, test.change), newClient(t)
+			if r.lines("listening")[0]["tls"] == true {
+				c.http.Transport.(*http.Transport).TLSClientConfig = &tls.Config{RootCAs: ca.pool}
+				r.url = strings.Replace(r.url, "http:", "https:", 1)
+			}
 			c.tester(r, "u")
 			conns := make([]net.Conn, 20)
 			for i := range conns {
-				conns[i] = r.dial(test.sent)
+				if test.tls == "" {
+					conns[i] = r.dial(test.sent)
+					continue
+				}
+				conn := tls.Client(r.dial(""), &tls.Config{RootCAs: ca.pool, ServerName: "127.0.0.1", NextProtos: []string{test.tls}})
+				if _, err := io.WriteString(conn, test.sent); err != nil {
+					t.Fatal(err)
+				}
+				conns[i] = conn
 			}
 			c.do(http.StatusOK, http.MethodGet, r.url+"/user/u", "")
 			for _, conn := range conns {
 				// Until the service closes the connection; what it says before that is its own affair.
-				if _, err := io.Copy(io.Discard, conn); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+				_, err := io.Copy(io.Discard, conn)
+				if err != nil && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, io.ErrUnexpectedEOF) {
 					t.Fatal(err)
 				}
 			}

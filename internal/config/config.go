@@ -24,6 +24,11 @@ type Config struct {
 	// ServicePort is the TCP port to listen on, 0 to 65535; 0 takes any free port.
 	ServicePort int `envconfig:"SERVICE_PORT" default:"8001" validate:"min=0,max=65535" desc:"port to listen on; 0 takes any free one"`
 
+	// TLSCertFile is the path of the certificate (PEM, the chain behind it) with which ServicePort speaks HTTPS, and
+	// TLSKeyFile that of its private key. Both can change while the service runs. Without them it speaks HTTP.
+	TLSCertFile string `envconfig:"TLS_CERT_FILE" example:"/run/secrets/tls.crt" desc:"certificate (PEM) with which the service speaks HTTPS; a renewed file is read again by itself"`
+	TLSKeyFile  string `envconfig:"TLS_KEY_FILE" example:"/run/secrets/tls.key" desc:"private key (PEM) of that certificate"`
+
 	// MetricsPort is the TCP port that serves /metrics instead of ServicePort, without a key; 0 leaves it on ServicePort.
 	MetricsPort int `envconfig:"METRICS_PORT" default:"0" validate:"min=0,max=65535" desc:"port that serves /metrics instead of SERVICE_PORT, without a key; 0 leaves it there"`
 	// PprofEnabled serves Go's profiles beside the metrics, on MetricsPort only.
@@ -84,6 +89,12 @@ type Config struct {
 	// DBQueryMode is "auto", "session" or "transaction": what a connection to the database is, a session of PostgreSQL or
 	// one of a pooler that gives each transaction another session; "auto" finds out.
 	DBQueryMode string `envconfig:"DB_QUERY_MODE" default:"auto" validate:"oneof=auto session transaction" desc:"what a connection is: session, transaction (PgBouncer's transaction pooling), or auto, which finds out"`
+
+	// DatabasePasswordFile is the path of a file that has the password which DatabaseURL lacks. Load puts it in there.
+	DatabasePasswordFile string `envconfig:"DATABASE_PASSWORD_FILE" example:"/run/secrets/database_password" desc:"file that has the password for DATABASE_URL, which has none then"`
+	// DBSSLRootCert is the path of the certificates (PEM) of the CAs that the database's certificate has to be signed by.
+	// Load puts it into DatabaseURL, along with sslmode=verify-full where that has no sslmode.
+	DBSSLRootCert string `envconfig:"DB_SSL_ROOT_CERT" example:"/run/secrets/database_ca.pem" desc:"file of the CA that has signed the database's certificate, which is checked then (sslmode=verify-full)"`
 
 	// RateLimitPerMinute is the most requests of one API key or administrator in a minute, and of one address while the
 	// service is open, 0 to 1000000; 0 is no limit.

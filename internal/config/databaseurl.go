@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -17,8 +19,9 @@ import (
 // DatabaseURL says how to reach and log in to a PostgreSQL database. However it is printed, logged or encoded, only
 // its hosts, ports and database appear; Reveal returns the whole of it. The zero value names no database.
 type DatabaseURL struct {
-	secret string
-	public string
+	secret      string
+	public      string
+	hasPassword bool
 }
 
 var (
@@ -32,6 +35,7 @@ var (
 	errNotPostgres = errors.New("is not a PostgreSQL URL")
 	errPercent     = errors.New("has a % without two hexadecimal digits after it: write a % in the password as %25")
 	errSpecial     = errors.New("has an @ or a / in user name, password or parameters: write @ as %40 and / as %2F")
+	errRootCert    = errors.New("names in sslrootcert a file that cannot be read or has no certificate")
 	errNotParsed   = errors.New("cannot be parsed as a PostgreSQL URL (it is not shown because of the password): check host, port and parameters such as sslmode")
 )
 
@@ -55,8 +59,14 @@ func ParseDatabaseURL(s string) (DatabaseURL, error) {
 		return DatabaseURL{}, errNotPostgres
 	}
 
+	return parseConnString(s)
+}
+
+func parseConnString(s string) (DatabaseURL, error) {
 	pool, err := pgxpool.ParseConfig(s)
-	if err != nil {
+	if file := (*fs.PathError)(nil); err != nil && (errors.As(err, &file) || strings.Contains(err.Error(), "CA to cert pool")) {
+		return DatabaseURL{}, errRootCert
+	} else if err != nil {
 		return DatabaseURL{}, errNotParsed
 	}
 	parsed := pool.ConnConfig
@@ -67,7 +77,30 @@ func ParseDatabaseURL(s string) (DatabaseURL, error) {
 			hosts = append(hosts, host)
 		}
 	}
-	return DatabaseURL{secret: s, public: fmt.Sprintf("postgresql://***@%s/%s", strings.Join(hosts, ","), parsed.Database)}, nil
+	return DatabaseURL{
+		secret:      s,
+		public:      fmt.Sprintf("postgresql://***@%s/%s", strings.Join(hosts, ","), parsed.Database),
+		hasPassword: parsed.Password != "",
+	}, nil
+}
+
+// with returns u with another parameter of libpq.
+func (u DatabaseURL) with(parameter, value string) (DatabaseURL, error) {
+	if !scheme.MatchString(u.secret) {
+		quoted := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(value)
+		return parseConnString(fmt.Sprintf("%s %s='%s'", u.secret, parameter, quoted))
+	}
+	separator := "?"
+	if place := u.secret[strings.LastIndex(u.secret, "@")+1:]; strings.Contains(place, "?") { // the login may have one too
+		separator = "&"
+	}
+	// The driver takes a plus sign for itself.
+	return parseConnString(u.secret + separator + parameter + "=" + strings.ReplaceAll(url.QueryEscape(value), "+", "%20"))
+}
+
+// names reports whether u has the parameter.
+func (u DatabaseURL) names(parameter string) bool {
+	return regexp.MustCompile(`[?& ]` + parameter + ` *=`).MatchString(" " + u.secret)
 }
 
 func address(host string, port uint16) string {

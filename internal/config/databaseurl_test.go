@@ -3,11 +3,70 @@ package config
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 )
+
+func TestDatabaseURLIsCompletedFromFiles(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	const odd = `S3CR3T @/?#&+%'\ ä`
+	password, empty := write("password", odd+"\n"), write("empty", "\n")
+	ca, none := write("ca.pem", testCA), write("none.pem", "no certificate")
+	for _, url := range []string{
+		"postgresql://u@h/d", "postgresql://u@h/d?sslmode=require", "postgresql://u@a:1,b:2/d?target_session_attrs=read-write", "host=h user=u dbname=d",
+	} {
+		cfg, err := loadWith(t, map[string]string{"DATABASE_URL": url, "DATABASE_PASSWORD_FILE": password, "DB_SSL_ROOT_CERT": ca})
+		if err != nil {
+			t.Errorf("%s: %v", url, err)
+			continue
+		}
+		parsed, err := pgx.ParseConfig(cfg.DatabaseURL.Reveal())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if parsed.Password != odd || parsed.User != "u" || parsed.Database != "d" {
+			t.Errorf("%s: password %q, user %q, database %q", url, parsed.Password, parsed.User, parsed.Database)
+		}
+		if parsed.TLSConfig == nil || parsed.TLSConfig.RootCAs == nil {
+			t.Errorf("%s: the certificate is not checked", url)
+		}
+		if whole := !strings.Contains(url, "sslmode"); whole && (parsed.TLSConfig.InsecureSkipVerify || parsed.TLSConfig.ServerName == "") {
+			t.Errorf("%s: the host is not checked", url)
+		}
+		if strings.Contains(cfg.String(), "S3CR3T") {
+			t.Errorf("the password is printed: %s", cfg)
+		}
+	}
+	for _, c := range []struct{ outcome, url, variable, file, want string }{
+		{"password file is missing", "postgresql://u@h/d", "DATABASE_PASSWORD_FILE", filepath.Join(dir, "missing"), "cannot be read"},
+		{"password file is empty", "postgresql://u@h/d", "DATABASE_PASSWORD_FILE", empty, "is empty"},
+		{"password stands twice", "postgresql://u:S3CR3T@h/d", "DATABASE_PASSWORD_FILE", password, "keep one of the two"},
+		{"CA is missing", "postgresql://u@h/d", "DB_SSL_ROOT_CERT", filepath.Join(dir, "missing"), "cannot be read or has no certificate"},
+		{"CA is none", "postgresql://u@h/d", "DB_SSL_ROOT_CERT", none, "cannot be read or has no certificate"},
+		{"CA stands twice", "postgresql://u@h/d?sslrootcert=" + ca, "DB_SSL_ROOT_CERT", ca, "keep one of the two"},
+	} {
+		t.Run(c.outcome, func(t *testing.T) {
+			_, err := loadWith(t, map[string]string{"DATABASE_URL": c.url, c.variable: c.file})
+			if err == nil || !strings.Contains(err.Error(), "\n  "+c.variable+" ") || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "S3CR3T") {
+				t.Errorf("got error %v", err)
+			}
+		})
+	}
+	if _, err := ParseDatabaseURL("postgresql://u@h/d?sslmode=verify-full&sslrootcert=" + none); err == nil || err.Error() != errRootCert.Error() {
+		t.Errorf("a sslrootcert without a certificate: %v", err)
+	}
+}
 
 func TestDatabaseURLAccepted(t *testing.T) {
 	for _, tt := range []struct{ outcome, value, reveal, public string }{
@@ -91,7 +150,7 @@ func TestDatabaseURLRefused(t *testing.T) {
 		{"sslmode is unknown", "postgresql://u:S3CR3T@h/d?sslmode=maybe", errNotParsed},
 		{"pool parameter in letters", "postgresql://u:S3CR3T@h/d?pool_max_conns=many", errNotParsed},
 		{"parameter without value", "postgresql://u:p@h/d?S3CR3T", errNotParsed},
-		{"certificate is not there", "postgresql://u:S3CR3T@h/d?sslmode=verify-ca&sslrootcert=none.pem", errNotParsed},
+		{"certificate is not there", "postgresql://u:S3CR3T@h/d?sslmode=verify-ca&sslrootcert=none.pem", errRootCert},
 		{"keyword quote not closed", "host=h password='S3CR3T", errNotParsed},
 		{"keyword password with a space", "host=h password=my S3CR3T dbname=d", errNotParsed},
 		{"keyword port in letters", "host=h port=S3CR3T", errNotParsed},
@@ -139,3 +198,17 @@ func TestDatabaseURLIsEncodedWithoutTheLogin(t *testing.T) {
 		}
 	}
 }
+
+// testCA is a certificate; nobody has its key.
+const testCA = `-----BEGIN CERTIFICATE-----
+MIIBhjCCASugAwIBAgIUFQ7rmC6gM7iN8iFGiuLAUkdkTOQwCgYIKoZIzj0EAwIw
+FzEVMBMGA1UEAwwMQ0Egb2YgYSB0ZXN0MCAXDTI2MTEyNjIwMjQ0NloYDzIxMjYx
+MTAyMjAyNDQ2WjAXMRUwEwYDVQQDDAxDQSBvZiBhIHRlc3QwWTATBgcqhkjOPQIB
+BggqhkjOPQMBBwNCAASEgodsTPL0VXCEbsb2JkezW395rBEOAKzzmQWNV7CUph/b
+P1DbcosNziBiXefA5H3Es3kWOxR7ui9FZ7I7vQslo1MwUTAdBgNVHQ4EFgQUbCes
+NunH7A9I9qXEavuwWeHS6XkwHwYDVR0jBBgwFoAUbCesNunH7A9I9qXEavuwWeHS
+6XkwDwYDVR0TAQH/BAUwAwEB/zAKBggqhkjOPQQDAgNJADBGAiEAkxpH7i0hiNgJ
+rw2Hz2tGM0SBZPnldAFibMwF6c3vkGUCIQCEMjWj4jAdvcs8chcrAgsBGrTFY35H
+OemumMZBsczm8w==
+-----END CERTIFICATE-----
+`

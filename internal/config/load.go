@@ -73,6 +73,9 @@ func Load() (Config, error) {
 		return Config{}, fmt.Errorf("check the configuration: %w", err)
 	}
 
+	if reasons["DatabaseURL"] == "" {
+		completeDatabaseURL(&cfg, reasons)
+	}
 	for _, c := range conflicts(cfg) {
 		if !slices.ContainsFunc(c.fields, func(field string) bool { return reasons[field] != "" }) {
 			reasons[c.fields[0]] = c.reason
@@ -94,6 +97,45 @@ func Load() (Config, error) {
 		}
 	}
 	return Config{}, failure
+}
+
+// completeDatabaseURL puts what other settings say about the database into its URL.
+func completeDatabaseURL(cfg *Config, reasons map[string]string) {
+	u := cfg.DatabaseURL
+	if file := cfg.DatabasePasswordFile; file != "" {
+		content, err := os.ReadFile(file)
+		password := strings.TrimRight(string(content), "\r\n")
+		switch {
+		case err != nil:
+			reasons["DatabasePasswordFile"] = fmt.Sprintf("names a file that cannot be read (%v)", err)
+		case password == "":
+			reasons["DatabasePasswordFile"] = fmt.Sprintf("names the file %s, which is empty", quote(file))
+		case u.hasPassword:
+			reasons["DatabasePasswordFile"] = "is set, and DATABASE_URL has a password too: keep one of the two"
+		default:
+			if u, err = u.with("password", password); err != nil {
+				reasons["DatabasePasswordFile"] = fmt.Sprintf("names the file %s, of which the password cannot be used", quote(file))
+			}
+		}
+	}
+	if file := cfg.DBSSLRootCert; file != "" {
+		var err error
+		if u.names("sslrootcert") {
+			reasons["DBSSLRootCert"] = "is set, and DATABASE_URL has sslrootcert too: keep one of the two"
+			return
+		}
+		// Whoever gives a certificate to check by wants it checked.
+		if !u.names("sslmode") {
+			u, err = u.with("sslmode", "verify-full")
+		}
+		if err == nil {
+			u, err = u.with("sslrootcert", file)
+		}
+		if err != nil {
+			reasons["DBSSLRootCert"] = fmt.Sprintf("names the file %s, which cannot be read or has no certificate", quote(file))
+		}
+	}
+	cfg.DatabaseURL = u
 }
 
 // load reads one field of cfg. envconfig.Process stops at the first error, so each field is processed in a struct of
@@ -169,6 +211,17 @@ func conflicts(cfg Config) []conflict {
 			fields:  []string{"ShutdownDelay", "ShutdownTimeout"},
 			reason:  fmt.Sprintf("is %v, not shorter than SHUTDOWN_TIMEOUT, which is %v", cfg.ShutdownDelay, cfg.ShutdownTimeout),
 			example: fmt.Sprint(cfg.ShutdownTimeout / 2),
+		})
+	}
+	if (cfg.TLSCertFile == "") != (cfg.TLSKeyFile == "") {
+		missing, other := "TLSKeyFile", "TLSCertFile"
+		if cfg.TLSCertFile == "" {
+			missing, other = other, missing
+		}
+		field, _ := reflect.TypeFor[Config]().FieldByName(other)
+		found = append(found, conflict{
+			fields: []string{missing, other},
+			reason: "is not set, and " + name(field) + " needs it",
 		})
 	}
 	if cfg.MetricsPort != 0 && cfg.MetricsPort == cfg.ServicePort {

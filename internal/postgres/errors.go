@@ -19,6 +19,7 @@ const (
 	sqlInvalidCatalogName        = "3D000"
 	sqlReadOnlyTransaction       = "25006"
 	sqlIdleInTransaction         = "25P03"
+	sqlInvalidAuthorization      = "28000"
 	sqlSerializationFailure      = "40001"
 	sqlDeadlockDetected          = "40P01"
 	sqlInsufficientPrivilege     = "42501"

@@ -80,7 +80,7 @@ func parse(o Options) (*pgxpool.Config, error) {
 	cfg, err := pgxpool.ParseConfig(o.URL)
 	if err != nil {
 		// The driver's own text repeats parts of the URL.
-		return nil, errors.New("DATABASE_URL is not a PostgreSQL URL")
+		return nil, errors.New("DATABASE_URL is not a PostgreSQL URL, or names a file that cannot be used")
 	}
 	cfg.MaxConns, cfg.MinConns = o.MaxConns, o.MinConns
 	cfg.ShouldPing = noteRest
@@ -175,6 +175,7 @@ func waitFor(ctx context.Context, conn *pgx.ConnConfig, timeout time.Duration, l
 		attempt := time.Duration(1+len(conn.Fallbacks))*conn.ConnectTimeout + 2*time.Second
 		pooled, encoding, err := greet(ctx, conn, min(attempt, time.Until(deadline)))
 		var refused *pgconn.PgError
+		tlsFailed := tlsFailure(conn, at, err)
 		switch {
 		case err == nil && !slices.Contains([]string{"UTF8", "SQL_ASCII", "" /* a pooler need not say it */}, encoding):
 			// What it cannot hold would fail everything that is read or written together with it.
@@ -183,6 +184,8 @@ func waitFor(ctx context.Context, conn *pgx.ConnConfig, timeout time.Duration, l
 			return pooled, nil
 		case ctx.Err() != nil:
 			return false, ctx.Err()
+		case tlsFailed != "":
+			return false, errors.New(tlsFailed)
 		case errors.As(err, &refused) && refused.Code == sqlInvalidCatalogName:
 			return false, fmt.Errorf("the database %q does not exist on %s: create it or correct DATABASE_URL", conn.Database, at)
 		case errors.As(err, &refused) && refused.Code[:2] == sqlClassInvalidAuthorization:

@@ -130,6 +130,18 @@ func (m *Metrics) Group(size int, wait time.Duration) {
 // Retry counts a transaction that was tried again.
 func (m *Metrics) Retry() { m.groupRetries.Inc() }
 
+// Certificate adds when the service's TLS certificate expires, and how often a changed one could not be used; both are
+// called whenever the metrics are read.
+func (m *Metrics) Certificate(expires func() time.Time, failures func() int64) {
+	factory := promauto.With(m.registry)
+	factory.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "user_management_tls_certificate_expires_timestamp_seconds", Help: "When the service's TLS certificate expires, in seconds since 1970.",
+	}, func() float64 { return float64(expires().Unix()) })
+	factory.NewCounterFunc(prometheus.CounterOpts{
+		Name: "user_management_tls_certificate_failures_total", Help: "Renewed TLS certificates that could not be used.",
+	}, func() float64 { return float64(failures()) })
+}
+
 // KeyExpiries adds a gauge for each API key that expires, by its name; read is called whenever the metrics are read.
 func (m *Metrics) KeyExpiries(read func() map[string]time.Time) {
 	m.registry.MustRegister(keyExpiries{read})
