@@ -53,6 +53,9 @@ func Commit() string { return commit }
 func Run(ctx context.Context, cfg config.Config, stdout io.Writer) (err error) {
 	log := telemetry.NewLogger(stdout, cfg.LogLevel, cfg.LogFormat)
 	log.Info("starting", "version", version, "commit", commit, "config", cfg)
+	for _, wrong := range config.Misspelled() {
+		log.Warn("a variable of the environment looks like a misspelled setting and is ignored", "variable", wrong.Variable, "meant", wrong.Meant)
+	}
 	stopping, cancel := outlive(ctx, cfg.ShutdownTimeout)
 	defer cancel()
 	defer func() {

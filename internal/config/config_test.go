@@ -283,7 +283,7 @@ func TestCombinations(t *testing.T) {
 		{
 			"profiles have no port",
 			map[string]string{"PPROF_ENABLED": "true"},
-			"PPROF_ENABLED is true, and METRICS_PORT, which would serve the profiles, is not set (example: PPROF_ENABLED=false)",
+			"METRICS_PORT is not set, and PPROF_ENABLED wants the profiles to be served there (example: METRICS_PORT=9090)",
 		},
 		{"profiles have a port", map[string]string{"PPROF_ENABLED": "true", "METRICS_PORT": "9090"}, ""},
 		{
@@ -335,7 +335,7 @@ func TestCombinations(t *testing.T) {
 		{
 			"required and open",
 			map[string]string{"AUTH_REQUIRED": "true"},
-			"AUTH_REQUIRED is true, and everybody would be let in: set API_KEYS, API_KEYS_FILE or COGNITO_ISSUER (example: AUTH_REQUIRED=false)",
+			"API_KEYS is not set, nor are API_KEYS_FILE and COGNITO_ISSUER, and AUTH_REQUIRED wants one of them: user-management apikey new makes an entry (example: API_KEYS=postpilot:read+consume:HASH)",
 		},
 		{
 			"required and locked by what cannot be read",

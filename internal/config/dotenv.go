@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"regexp"
+	"slices"
+	"strings"
 
 	"github.com/joho/godotenv"
 )
@@ -15,7 +18,8 @@ const dotenv = ".env"
 
 // ReadDotenv adds the variables of the file .env in the current directory, if there is one, to the environment. A
 // variable that the environment has already keeps its value, unless that is empty. Afterwards it unsets those
-// variables of Config that are set to nothing. The error of a malformed file is one line without any of its values.
+// variables of Config that are set to nothing. The error of a malformed file, or of one with names that are probably
+// misspelled, is one line without any of its values.
 func ReadDotenv() error {
 	content, err := os.ReadFile(dotenv)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -24,6 +28,9 @@ func ReadDotenv() error {
 	vars, err := parseDotenv(content)
 	if err != nil {
 		return err
+	}
+	if wrong := misspelled(slices.Collect(maps.Keys(vars))); len(wrong) > 0 {
+		return fmt.Errorf("%s: %s: correct or remove it", dotenv, strings.Trim(fmt.Sprint(wrong), "[]"))
 	}
 	for key, value := range vars {
 		if os.Getenv(key) != "" {

@@ -234,9 +234,9 @@ func conflicts(cfg Config) []conflict {
 	// Profiles show what is in memory, and taking one costs time: they never stand on the public port.
 	if cfg.PprofEnabled && cfg.MetricsPort == 0 {
 		found = append(found, conflict{
-			fields:  []string{"PprofEnabled", "MetricsPort"},
-			reason:  "is true, and METRICS_PORT, which would serve the profiles, is not set",
-			example: "false",
+			fields:  []string{"MetricsPort", "PprofEnabled"},
+			reason:  "is not set, and PPROF_ENABLED wants the profiles to be served there",
+			example: "9090",
 		})
 	}
 	if cfg.APIKeysFile != "" && cfg.APIKeys.Reveal() != "" {
@@ -260,8 +260,8 @@ func conflicts(cfg Config) []conflict {
 	}
 	if cfg.AuthRequired && cfg.APIKeys.Reveal() == "" && cfg.APIKeysFile == "" && cfg.CognitoIssuer == "" {
 		found = append(found, conflict{
-			fields: []string{"AuthRequired", "APIKeys", "APIKeysFile", "CognitoIssuer"},
-			reason: "is true, and everybody would be let in: set API_KEYS, API_KEYS_FILE or COGNITO_ISSUER",
+			fields: []string{"APIKeys", "AuthRequired", "APIKeysFile", "CognitoIssuer"},
+			reason: "is not set, nor are API_KEYS_FILE and COGNITO_ISSUER, and AUTH_REQUIRED wants one of them: user-management apikey new makes an entry",
 		})
 	}
 	return found
