@@ -121,6 +121,7 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) (err error) {
 		CORSOrigins:            cfg.CORSOrigins,
 		CORSAllowCredentials:   cfg.CORSAllowCredentials,
 		LogRequests:            httpapi.LogRequests(cfg.LogRequests),
+		LogUserIDs:             cfg.LogUserIDs,
 		Observer:               metrics,
 		Route:                  tracing.route,
 		RateLimitPerMinute:     cfg.RateLimitPerMinute,

@@ -71,6 +71,9 @@ type Config struct {
 	// LogRequests is "all", "errors" or "none": the requests that get a line in the log.
 	LogRequests string `envconfig:"LOG_REQUESTS" default:"all" validate:"oneof=all errors none" desc:"requests to log: all, errors or none"`
 
+	// LogUserIDs puts the id of the account on the log's lines of requests that may change it.
+	LogUserIDs bool `envconfig:"LOG_USER_IDS" default:"false" desc:"log the account's id with requests that may change it, for support"`
+
 	// ImportPublicUserdata copies the rows of the earlier service's table public.userdata, when there is one, at the
 	// first start.
 	ImportPublicUserdata bool `envconfig:"IMPORT_PUBLIC_USERDATA" default:"true" desc:"take over the rows of the earlier service's table public.userdata at the first start"`

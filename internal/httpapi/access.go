@@ -78,6 +78,9 @@ type info struct {
 	requestID string
 	caller    auth.Principal
 	crossSite bool // see siteGuard
+	// accountID is the account that the request is about, and entries are those that it wrote.
+	accountID string
+	entries   []string
 }
 
 type infoKey struct{}

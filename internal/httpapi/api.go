@@ -56,6 +56,8 @@ type Options struct {
 	CORSOrigins          []string
 	CORSAllowCredentials bool
 	LogRequests          LogRequests
+	// LogUserIDs puts the account's id on the lines of requests that may change it, and an administrator's on theirs.
+	LogUserIDs bool
 	// Observer is told of each request; nil for none. MetricsHandler serves /metrics; nil where that is elsewhere.
 	Observer       Observer
 	MetricsHandler http.Handler
@@ -85,7 +87,15 @@ type API struct {
 }
 
 // New returns the API for o.
-func New(o Options) *API { return &API{Options: o, failures: newRate(o.FailedLoginsPerMinute)} }
+func New(o Options) *API {
+	a := &API{Options: o, failures: newRate(o.FailedLoginsPerMinute)}
+	if o.Users != nil {
+		users := *o.Users
+		users.Store = entryNoter{users.Store}
+		a.Users = &users
+	}
+	return a
+}
 
 // Stopping makes /health answer 503 from now on, so that load balancers look elsewhere while requests in flight are
 // finished.

@@ -72,6 +72,7 @@ type service struct {
 	store   *postgres.Store
 	clock   *clock
 	log     *lockedBuffer
+	private *privateWords
 	// key is sent with every request, if there is one; see as.
 	key string
 }
@@ -88,7 +89,8 @@ func start(t *testing.T, change ...func(*httpapi.Options)) *service {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &service{t: t, store: store, clock: &clock{now: time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)}, log: &lockedBuffer{}}
+	s := &service{t: t, store: store, clock: &clock{now: time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)}, log: &lockedBuffer{}, private: &privateWords{}}
+	t.Cleanup(func() { s.private.checkLog(t, s.log) })
 	s.options = httpapi.Options{
 		Users:          &user.Service{Store: store, Rules: user.Rules{Tiers: tiers, ResetZone: time.UTC}, Now: s.clock.Now},
 		Database:       store,
@@ -158,6 +160,9 @@ func (s *service) do(r request) response {
 	req.Host = cmp.Or(r.Header.Get("Host"), "127.0.0.1:8001")
 	for name, values := range r.Header {
 		req.Header[name] = values
+	}
+	if !s.options.LogUserIDs {
+		s.private.note(req, string(body))
 	}
 	recorder := httptest.NewRecorder()
 	s.handler.ServeHTTP(recorder, req)

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/viralpilot/user-management/internal/auth"
 	"github.com/viralpilot/user-management/internal/user"
 )
 
@@ -51,7 +52,11 @@ func (a *API) ledger(w http.ResponseWriter, r *http.Request) error {
 		cursor := newCursor(entries[limit-1].ID)
 		body.NextCursor = &cursor
 	}
+	private := !callerOf(r).Can(auth.Read)
 	for _, e := range entries {
+		if private { // its owner reads it: who works there, and with which keys, is none of their business
+			e.Actor, e.IdempotencyKey = nil, nil
+		}
 		b := entryBody{
 			EntryID: *entryID(e.ID), Kind: e.Kind, Amount: e.Amount, BalanceAfter: e.BalanceAfter, UsedAfter: e.UsedAfter,
 			TokensCharged: e.TokensCharged, ReservationID: e.ReservationID, IdempotencyKey: e.IdempotencyKey,

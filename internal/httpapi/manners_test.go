@@ -44,7 +44,8 @@ func stub(t *testing.T, fail func(context.Context) error, change ...func(*httpap
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &service{t: t, clock: &clock{now: time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)}, log: &lockedBuffer{}}
+	s := &service{t: t, clock: &clock{now: time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)}, log: &lockedBuffer{}, private: &privateWords{}}
+	t.Cleanup(func() { s.private.checkLog(t, s.log) })
 	o := httpapi.Options{
 		Users:       &user.Service{Store: broken{fail: fail}, Rules: user.Rules{Tiers: tiers, ResetZone: time.UTC}, Now: s.clock.Now},
 		Database:    broken{fail: fail},

@@ -8,12 +8,14 @@ import (
 	"net/http"
 	"regexp"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/viralpilot/user-management/internal/auth"
+	"github.com/viralpilot/user-management/internal/user"
 )
 
 // A request id from outside ends up in logs and in headers: anything unusual is replaced.
@@ -56,16 +58,47 @@ func (a *API) observe(next http.Handler) http.Handler {
 		if a.LogRequests == LogNone || a.LogRequests == LogErrors && status < http.StatusBadRequest {
 			return
 		}
-		a.Log.LogAttrs(r.Context(), slog.LevelInfo, "request",
+		attrs := []slog.Attr{
 			slog.String("method", r.Method),
 			slog.String("route", route),
 			slog.Int("status", status),
 			slog.Duration("duration", took),
 			slog.Int("bytes", ww.BytesWritten()),
 			slog.String("request_id", requestID(r.Context())),
-			slog.String("caller", actor(r)),
-		)
+			slog.String("caller", a.callerForLog(r)),
+		}
+		about := about(r.Context())
+		if len(about.entries) > 0 {
+			attrs = append(attrs, slog.String("entry_id", strings.Join(about.entries, " ")))
+		}
+		if changing := r.Method != http.MethodGet && r.Method != http.MethodHead; changing && a.LogUserIDs && about.accountID != "" {
+			attrs = append(attrs, slog.String("cognito_user_id", about.accountID))
+		}
+		a.Log.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs...)
 	})
+}
+
+// callerForLog is the caller's name, without the id that is part of an administrator's.
+func (a *API) callerForLog(r *http.Request) string {
+	if c := callerOf(r); c.UserID == "" || len(c.Scopes) == 0 || a.LogUserIDs {
+		return c.Name
+	}
+	return "administrator"
+}
+
+// entryNoter notes the ledger entries that a request has written, for its line in the log.
+type entryNoter struct{ user.Store }
+
+// Update implements user.Store.
+func (s entryNoter) Update(ctx context.Context, ref user.Ref, apply func(user.State) (user.Change, error)) (user.Change, error) {
+	change, err := s.Store.Update(ctx, ref, apply)
+	if err == nil {
+		about := about(ctx)
+		for _, e := range change.Entries {
+			about.entries = append(about.entries, *entryID(e.ID))
+		}
+	}
+	return change, err
 }
 
 // recoverPanic answers 500 for a handler that panicked; the rest of the service goes on.

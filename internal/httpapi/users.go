@@ -72,6 +72,7 @@ func (a *API) createUser(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(w, r, &in); err != nil {
 		return err
 	}
+	about(r.Context()).accountID = *in.CognitoUserID
 	account, err := a.Users.Create(r.Context(), user.NewAccount{
 		ID: *in.CognitoUserID, Username: in.Username.value, Email: in.Email.value,
 	})
@@ -264,6 +265,7 @@ func pathID(r *http.Request) (string, error) {
 		e.Detail = "The user id in the path " + problem + "."
 		return "", &e
 	}
+	about(r.Context()).accountID = id
 	return id, nil
 }
 
