@@ -11,7 +11,7 @@ SOURCES := cmd internal migrations
 # `make build` stamps instead.
 export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -buildvcs=false)
 
-.PHONY: help run test test-proxy test-faults test-pgbouncer soak bench lint fmt build dev go compiler curl wrk haproxy pgbouncer
+.PHONY: help run test test-browser test-proxy test-faults test-pgbouncer soak bench lint fmt build dev go compiler curl wrk haproxy pgbouncer chromium
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -45,9 +45,13 @@ test-proxy: dev haproxy ## Test the proxy of docker-compose.yml's profile "scale
 	@bin/dev ensure-postgres
 	PATH="$$PATH:/usr/sbin" $(GO) test -tags proxy -count=1 -run TestTheProxy -v ./internal/app
 
+test-browser: dev chromium ## Test in Chromium what pages of other origins, and the documentation, can do
+	@bin/dev ensure-postgres
+	$(GO) test -tags browser -count=1 -timeout 10m -run Browser ./internal/app
+
 lint: go ## Check the code: vet, staticcheck, gofumpt, go.mod and go.sum
-	$(GO) vet -tags proxy,faults,soak ./...
-	$(STATICCHECK) -tags proxy,faults,soak ./...
+	$(GO) vet -tags proxy,faults,soak,browser ./...
+	$(STATICCHECK) -tags proxy,faults,soak,browser ./...
 	@echo "$(GOFUMPT) -l $(SOURCES)"
 	@files=$$($(GOFUMPT) -l $(SOURCES)) || exit 1; \
 	if [ -n "$$files" ]; then echo "Not formatted, run make fmt:"; echo "$$files"; exit 1; fi >&2
@@ -71,9 +75,9 @@ go:
 	@command -v $(GO) >/dev/null || { \
 		echo "Go is not installed: get the version that go.mod names, or a later one, from https://go.dev/dl and put it on PATH." >&2; exit 1; }
 
-# The README's lines are run with curl, the load comes from wrk, haproxy is what is in front of several replicas, and
-# pgbouncer what may be in front of the database.
-curl wrk haproxy pgbouncer:
+# The README's lines are run with curl, the load comes from wrk, haproxy is what is in front of several replicas,
+# pgbouncer what may be in front of the database, and chromium what people look at pages with.
+curl wrk haproxy pgbouncer chromium:
 	@PATH="$$PATH:/usr/sbin" command -v $@ >/dev/null && exit; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "Installing $@." >&2; export DEBIAN_FRONTEND=noninteractive; \
