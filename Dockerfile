@@ -5,14 +5,22 @@ RUN --mount=type=cache,target=/go/pkg/mod go mod download
 COPY cmd cmd
 COPY internal internal
 COPY migrations migrations
-ARG VERSION=dev
-ARG COMMIT=unknown
+# Of git's files those that say which commit this is, where there are any.
+COPY go.mod .gi[t] /git/
+ARG VERSION=
+ARG COMMIT=
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
+    set -- $(VERSION="$VERSION" COMMIT="$COMMIT" cmd/user-management/version.sh /git) && \
     CGO_ENABLED=0 go build -trimpath -buildvcs=false \
-    -ldflags "-s -w -X github.com/viralpilot/user-management/internal/app.version=$VERSION -X github.com/viralpilot/user-management/internal/app.commit=$COMMIT" \
+    -ldflags "-s -w -X github.com/viralpilot/user-management/internal/app.version=$1 -X github.com/viralpilot/user-management/internal/app.commit=$2" \
     -o /user-management ./cmd/user-management
 
 FROM gcr.io/distroless/static-debian12:nonroot
+ARG VERSION=
+ARG COMMIT=
+LABEL org.opencontainers.image.title="Viral Pilot user management" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$COMMIT"
 COPY --from=build /user-management /user-management
 EXPOSE 8001
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["/user-management", "health"]

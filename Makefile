@@ -2,6 +2,7 @@ GO ?= go
 APP := github.com/viralpilot/user-management/internal/app
 STATICCHECK := $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT := $(GO) run mvdan.cc/gofumpt@v0.12.0
+CYCLONEDX := $(GO) run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 
 # The folders that hold Go code: named, so that a module cache below the
 # working tree is not taken for ours.
@@ -11,7 +12,7 @@ SOURCES := cmd internal migrations
 # `make build` stamps instead.
 export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -buildvcs=false)
 
-.PHONY: help run test test-browser test-proxy test-faults test-pgbouncer soak bench lint fmt build dev go compiler curl wrk haproxy pgbouncer chromium
+.PHONY: help run test test-browser test-proxy test-faults test-pgbouncer soak bench lint fmt build sbom dev go compiler curl wrk haproxy pgbouncer chromium
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -67,6 +68,10 @@ build: go ## Build the static binary bin/user-management
 	set -x; CGO_ENABLED=0 $(GO) build -trimpath \
 		-ldflags "-s -w -X $(APP).version=$$version -X $(APP).commit=$$commit" \
 		-o bin/user-management ./cmd/user-management
+
+sbom: build ## Write bin/user-management.cdx.json: what the binary is made of (CycloneDX)
+	@version=$$(bin/user-management version); set -x; \
+	$(CYCLONEDX) bin -json -std -version "$${version%% *}" -output bin/user-management.cdx.json bin/user-management
 
 dev: go
 	@CGO_ENABLED=0 $(GO) build -o bin/dev ./cmd/dev

@@ -289,6 +289,46 @@ func TestVersion(t *testing.T) {
 	}
 }
 
+func TestVersionIsFoundInTheFilesOfGit(t *testing.T) {
+	t.Parallel()
+	const commit, other = "0123456789abcdef0123456789abcdef01234567", "1111111111111111111111111111111111111111"
+	for outcome, c := range map[string]struct {
+		files map[string]string
+		env   []string
+		want  string
+	}{
+		"nothing is there":        {nil, nil, "dev unknown"},
+		"arguments win":           {map[string]string{"HEAD": commit}, []string{"VERSION=v2", "COMMIT=abc"}, "v2 abc"},
+		"one argument":            {map[string]string{"HEAD": commit}, []string{"VERSION=v2"}, "v2 " + commit},
+		"a detached head":         {map[string]string{"HEAD": commit}, nil, "0123456789ab " + commit},
+		"a branch":                {map[string]string{"HEAD": "ref: refs/heads/a/b", "refs/heads/a/b": commit}, nil, "0123456789ab " + commit},
+		"a packed branch":         {map[string]string{"HEAD": "ref: refs/heads/main", "packed-refs": "# pack-refs with: peeled\n" + other + " refs/heads/m\n" + commit + " refs/heads/main"}, nil, "0123456789ab " + commit},
+		"a branch without commit": {map[string]string{"HEAD": "ref: refs/heads/main"}, nil, "dev unknown"},
+		"a tag":                   {map[string]string{"HEAD": commit, "refs/tags/v1.2.3": commit, "refs/tags/v1.2.2": other}, nil, "v1.2.3 " + commit},
+		"a packed tag":            {map[string]string{"HEAD": commit, "packed-refs": commit + " refs/tags/v1.2.3\n" + other + " refs/tags/v1.2.4"}, nil, "v1.2.3 " + commit},
+		"a packed tag with text":  {map[string]string{"HEAD": commit, "packed-refs": other + " refs/tags/v1.2.3\n^" + commit}, nil, "v1.2.3 " + commit},
+	} {
+		t.Run(outcome, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			for name, content := range c.files {
+				if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(content+"\n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			script := exec.CommandContext(t.Context(), "./version.sh", dir)
+			script.Env = append([]string{"PATH=" + os.Getenv("PATH")}, c.env...)
+			out, err := script.CombinedOutput()
+			if err != nil || string(out) != c.want+"\n" {
+				t.Errorf("got %q, %v, want %q", out, err, c.want)
+			}
+		})
+	}
+}
+
 func TestAWrongCommandLineIsRefused(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{{"serv"}, {"serve", "now"}, {"--port", "80"}, {"version", "--all"}, {""}} {

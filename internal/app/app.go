@@ -17,6 +17,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -25,6 +26,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"strconv"
 	"syscall"
 	"time"
@@ -36,11 +38,24 @@ import (
 	"github.com/viralpilot/user-management/internal/user"
 )
 
-// Both are stamped in by the linker (see the Makefile and the Dockerfile).
-var (
-	version = "dev"
-	commit  = "unknown"
-)
+// Both are stamped in by the linker (see the Makefile and the Dockerfile), or known to Go where it has built in a
+// repository of git.
+var version, commit string
+
+func init() {
+	info, ok := debug.ReadBuildInfo()
+	if ok && version == "" && info.Main.Version != "(devel)" {
+		version = info.Main.Version
+	}
+	if ok && commit == "" {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				commit = s.Value
+			}
+		}
+	}
+	version, commit = cmp.Or(version, "dev"), cmp.Or(commit, "unknown")
+}
 
 // Version is the version of this build.
 func Version() string { return version }
