@@ -108,8 +108,14 @@ type service struct {
 // serve starts the program on a free port and returns once it listens.
 func serve(t *testing.T, env ...string) *service {
 	t.Helper()
+	return serveIn(t, t.TempDir(), env...)
+}
+
+// serveIn is serve in a folder that may have a .env file.
+func serveIn(t *testing.T, dir string, env ...string) *service {
+	t.Helper()
 	s := &service{t: t, cmd: exec.CommandContext(t.Context(), binary), log: make(chan string, 10_000)}
-	s.cmd.Dir = t.TempDir()
+	s.cmd.Dir = dir
 	s.cmd.Env = append([]string{"SERVICE_HOST=127.0.0.1", "SERVICE_PORT=0", "LOG_FORMAT=json", "TOKEN_RESET_TIMEZONE=" + localpgtest.CalmZone()}, env...)
 	s.cmd.Stderr = os.Stderr
 	stdout, err := s.cmd.StdoutPipe()
@@ -381,6 +387,63 @@ func TestSettings(t *testing.T) {
 			run(t, t.TempDir(), env, command).wantLine(t, "127.0.0.1:1", "DATABASE_URL")
 		}
 	})
+}
+
+// The .env of the earlier service's README, comments and all.
+const earlierDotenv = `# Database Configuration
+DATABASE_URL=%s
+
+# Service Configuration
+SERVICE_HOST=0.0.0.0
+SERVICE_PORT=8001
+
+# CORS Configuration
+CORS_ORIGINS=*
+CORS_ALLOW_CREDENTIALS=true
+`
+
+func TestTheEarlierDotenvStartsAServiceThatPostPilotCanUse(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, ".env"), fmt.Appendf(nil, earlierDotenv, localpgtest.Empty(t)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := serveIn(t, dir) // whose environment has a free port of this machine
+	// By the name of its container, and by one of a cluster.
+	for i, host := range []string{"user-management:8001", "user-management.prod.svc.cluster.local:8001"} {
+		id := fmt.Sprint("test-user-12", i)
+		ask := func(want int, method, path, body string) (answer map[string]any) {
+			t.Helper()
+			req, err := http.NewRequestWithContext(t.Context(), method, s.url+path, strings.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Host = host
+			req.Header.Set("User-Agent", "python-requests/2.32.3")
+			req.Header.Set("Accept", "*/*")
+			if body != "" {
+				req.Header.Set("Content-Type", "application/json")
+			}
+			res, err := client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer res.Body.Close()
+			if err := json.NewDecoder(res.Body).Decode(&answer); err != nil || res.StatusCode != want {
+				t.Errorf("%s %s by %s: %d %v %v, want %d", method, path, host, res.StatusCode, answer, err, want)
+			}
+			return answer
+		}
+		ask(http.StatusOK, http.MethodGet, "/health", "")
+		ask(http.StatusCreated, http.MethodPost, "/user", `{"cognito_user_id": "`+id+`"}`)
+		ask(http.StatusOK, http.MethodPut, "/user/"+id+"/tier", `{"tier": "tester"}`)
+		if status := ask(http.StatusOK, http.MethodGet, "/user/"+id+"/status", ""); status["can_make_request"] != true || status["subscription_tier"] != "tester" {
+			t.Errorf("check_user_permission sees %v", status)
+		}
+		if receipt := ask(http.StatusOK, http.MethodPost, "/user/"+id+"/consume-tokens", `{"tokens_to_consume": 1}`); receipt["tokens_remaining"] != 999.0 {
+			t.Errorf("consume_user_tokens gets %v", receipt)
+		}
+	}
 }
 
 func TestHealthSpeaksTLSWhereTheServiceDoes(t *testing.T) {
