@@ -88,7 +88,11 @@ func TestNamesOfOthersPass(t *testing.T) {
 // What an error proposes must be what it asks for.
 func TestNoExampleAdvisesTheOpposite(t *testing.T) {
 	for _, vars := range []map[string]string{
-		{"AUTH_REQUIRED": "true"}, {"PPROF_ENABLED": "true"}, {"TLS_CERT_FILE": "/x"}, {"TLS_KEY_FILE": "/x"}, {"COGNITO_ADMIN_GROUPS": "a"},
+		{"AUTH_REQUIRED": "true"},
+		{"PPROF_ENABLED": "true"},
+		{"TLS_CERT_FILE": "/x"},
+		{"TLS_KEY_FILE": "/x"},
+		{"COGNITO_ADMIN_GROUPS": "a"},
 		{"CORS_ORIGINS": "https://*.example.com"},
 	} {
 		_, err := loadWith(t, vars)

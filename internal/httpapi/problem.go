@@ -139,7 +139,7 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	for _, f := range e.Fields {
 		p.Errors = append(p.Errors, fieldError(f))
 	}
-	if lacking := (lacksScope)(nil); errors.As(err, &lacking) {
+	if lacking := lacksScope(nil); errors.As(err, &lacking) {
 		p.RequiredScope = lacking[0]
 	}
 	if s := e.Shortage; s != nil {
