@@ -99,6 +99,9 @@ func start(t *testing.T, database string, change ...func(*config.Config)) *repli
 		cancel()
 		r.wait()
 		wantNoSecret(t, cfg, r.log.String())
+		if !cfg.LogUserIDs {
+			r.wantNoID()
+		}
 	})
 	return r
 }
@@ -170,6 +173,25 @@ func (a answer) code() string {
 	return code
 }
 
+// account is one that a request to a replica named in its path; requested has all of them.
+type account struct{ host, id string }
+
+var requested sync.Map
+
+// wantNoID fails the test when the log of the replica has the id of an account that was asked for.
+func (r *replica) wantNoID() {
+	r.t.Helper()
+	text := r.log.String()
+	requested.Range(func(key, _ any) bool {
+		a := key.(account)
+		// Shorter ones are part of other words.
+		if strings.HasSuffix(r.url, "/"+a.host) && len(a.id) > 4 && strings.Contains(text, a.id) {
+			r.t.Errorf("the log has the id %s", a.id)
+		}
+		return true
+	})
+}
+
 // try sends one request with pairs of header names and values. The error says that no complete response came.
 func (c client) try(method, url, body string, header ...string) (answer, error) {
 	ctx := c.t.Context()
@@ -182,6 +204,10 @@ func (c client) try(method, url, body string, header ...string) (answer, error) 
 	}
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	if _, rest, ok := strings.Cut(req.URL.Path, "/user/"); ok {
+		id, _, _ := strings.Cut(rest, "/")
+		requested.Store(account{req.URL.Host, id}, true)
 	}
 	for i := 0; i < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])

@@ -2,6 +2,7 @@ package httpapi_test
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"reflect"
@@ -423,5 +424,67 @@ func TestEntriesNameWhoMadeThem(t *testing.T) {
 	}
 	if callers := s.log.String(); !strings.Contains(callers, `"caller":"refund"`) {
 		t.Error("the log does not name the caller")
+	}
+}
+
+func TestNobodyGetsInWithWhatIsForgedOrExpired(t *testing.T) {
+	t.Parallel()
+	secret, entry, err := auth.NewKey(auth.Key{Name: "operator", Scopes: []auth.Scope{auth.Read, auth.Consume, auth.Manage, auth.Metrics}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expired, expiredEntry, err := auth.NewKey(auth.Key{Name: "former", Scopes: []auth.Scope{auth.Manage}, Expires: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	authenticator, err := auth.New(auth.Options{
+		APIKeys: entry + "," + expiredEntry, Issuer: "http://127.0.0.1:1/pool", ClientIDs: []string{"client"}, AdminGroups: []string{"admins"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(authenticator.Close)
+	s, db := startSQL(t, func(o *httpapi.Options) { o.Authenticate = authenticator.Authenticate })
+	before := snapshot(t, db)
+
+	part := func(json string) string { return base64.RawURLEncoding.EncodeToString([]byte(json)) }
+	claims := part(`{"iss":"http://127.0.0.1:1/pool","sub":"u","token_use":"access","client_id":"client","exp":4102444800,"cognito:groups":["admins"]}`)
+	bearer := func(s string) http.Header { return http.Header{"Authorization": {"Bearer " + s}} }
+	forged := map[string]http.Header{
+		"no key":                       {},
+		"an unknown key":               {"X-Api-Key": {strings.Replace(secret, "vpum_", "vpum_A", 1)[:len(secret)]}},
+		"a key cut short":              {"X-Api-Key": {secret[:len(secret)-1]}},
+		"a key in small letters":       {"X-Api-Key": {strings.ToLower(secret)}},
+		"the hash of a key":            {"X-Api-Key": {strings.Split(entry, ":")[2]}},
+		"the entry of a key":           {"X-Api-Key": {entry}},
+		"the name of a key":            bearer("operator"),
+		"an expired key":               {"X-Api-Key": {expired}},
+		"an expired key as bearer":     bearer(expired),
+		"two keys":                     {"X-Api-Key": {secret}, "Authorization": {"Bearer " + expired}},
+		"a key with another scheme":    {"Authorization": {"Basic " + secret}},
+		"a token that is not signed":   bearer(part(`{"alg":"none"}`) + "." + claims + "."),
+		"a token of another algorithm": bearer(part(`{"alg":"HS256","kid":"k"}`) + "." + claims + "." + part("signature")),
+		"a token of another issuer":    bearer(part(`{"alg":"RS256","kid":"k"}`) + "." + part(`{"iss":"https://evil.example"}`) + "." + part("signature")),
+		"three parts of nothing":       bearer("a.b.c"),
+	}
+	for route, row := range access {
+		method, path, _ := strings.Cut(route, " ")
+		path = strings.NewReplacer("{cognito_user_id}", "u", "{reservation_id}", exampleReservation).Replace(path)
+		if row.said == "" {
+			continue
+		}
+		for name, header := range forged {
+			if answer := s.do(request{Method: method, Path: path, Header: header.Clone()}); answer.Status != http.StatusUnauthorized || problemCode(answer) != "unauthenticated" {
+				t.Errorf("%s with %s is answered with %d %s", route, name, answer.Status, answer.Body)
+			}
+		}
+	}
+	if snapshot(t, db) != before {
+		t.Error("something has changed")
+	}
+	for outcome, header := range map[string]http.Header{"as a key": {"X-Api-Key": {secret}}, "as bearer": bearer(secret)} {
+		if answer := s.do(request{Method: http.MethodGet, Path: "/whoami", Header: header}); answer.Status != http.StatusOK {
+			t.Errorf("the key itself, %s: %d %s", outcome, answer.Status, answer.Body)
+		}
 	}
 }
