@@ -12,7 +12,7 @@ SOURCES := cmd internal migrations
 # `make build` stamps instead.
 export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -buildvcs=false)
 
-.PHONY: help run test test-browser test-proxy test-faults test-pgbouncer soak bench lint fmt build sbom dev go compiler curl wrk haproxy pgbouncer chromium
+.PHONY: help run test test-rules test-browser test-proxy test-faults test-pgbouncer soak bench lint fmt build sbom dev go compiler curl wrk haproxy pgbouncer chromium
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,9 @@ run: dev ## Run the service, with a PostgreSQL of its own unless DATABASE_URL is
 test: dev compiler curl ## Run all tests, on a PostgreSQL of their own unless TEST_DATABASE_URL is set
 	@bin/dev ensure-postgres
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 30m ./...
+
+test-rules: go ## Hold the token rules against exact buckets for a million commands, which takes some minutes
+	$(GO) test -count=1 -timeout 60m -v -run 'EqualsExactBuckets|EqualExactBuckets|KeepsTopUps' ./internal/user/... -rapid.checks=12000
 
 test-faults: dev ## Test what happens when the service, its database or the network between them fails, with real processes
 	@bin/dev ensure-postgres

@@ -140,7 +140,7 @@ func TestWhatNoStandbyHasConfirmedIsNotAcknowledged(t *testing.T) {
 	}
 
 	// Its time-outs end nothing before the test does.
-	lasting := serve(t, "DATABASE_URL="+direct, "DB_STATEMENT_TIMEOUT=20s", "REQUEST_TIMEOUT=25s")
+	lasting := serve(t, "DATABASE_URL="+direct, "DB_STATEMENT_TIMEOUT=20s", "REQUEST_TIMEOUT=25s", "HTTP_WRITE_TIMEOUT=50s")
 
 	if err := standby.Kill(); err != nil {
 		t.Fatal(err)

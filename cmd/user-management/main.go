@@ -26,8 +26,8 @@ Commands:
   serve    migrate the database and serve the API (the default)
   migrate  migrate the database and stop
   verify   hold every account against its ledger; exit status 1 when some disagree
-             --since TIME  check only ledger entries from this time on (2026-11-24 or 2026-11-24T10:00:00Z)
-             --adopt ID    accept the balance of this account, changed by hand, by writing an entry for it
+             --since TIME    check only ledger entries from this time on (2026-11-24 or 2026-11-24T10:00:00Z)
+             --reconcile ID  accept the balance of this account, changed by hand, by writing an entry for it
   apikey new --name NAME --scopes SCOPE,SCOPE
            make an API key: prints the secret, then the entry for API_KEYS; scopes are read, consume, refund, export,
            manage and metrics
@@ -139,13 +139,13 @@ func verify(flags *flag.FlagSet) command {
 		}
 		return errors.New("want a time such as 2026-11-24 or 2026-11-24T10:00:00Z")
 	})
-	adopt := flags.String("adopt", "", "")
+	reconcile := flags.String("reconcile", "", "")
 	return func(ctx context.Context, cfg config.Config, stdout io.Writer) error {
-		if *adopt != "" && !since.IsZero() {
-			return errors.New("verify takes --since or --adopt, not both")
+		if *reconcile != "" && !since.IsZero() {
+			return errors.New("verify takes --since or --reconcile, not both")
 		}
-		if *adopt != "" {
-			return app.Accept(ctx, cfg, *adopt, stdout)
+		if *reconcile != "" {
+			return app.Reconcile(ctx, cfg, *reconcile, stdout)
 		}
 		return app.Verify(ctx, cfg, since, stdout)
 	}

@@ -534,7 +534,7 @@ func TestAHangupSaysWhetherKeysWereReadAgain(t *testing.T) {
 func TestASecondSignalEndsItAtOnce(t *testing.T) {
 	t.Parallel()
 	dsn := localpgtest.Empty(t)
-	s := serve(t, "DATABASE_URL="+dsn, "DB_STATEMENT_TIMEOUT=30s")
+	s := serve(t, "DATABASE_URL="+dsn, "DB_STATEMENT_TIMEOUT=30s", "HTTP_WRITE_TIMEOUT=70s")
 	s.tester("u")
 	db := connect(t, dsn)
 	db.Exec(`CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(30); RETURN NULL; END';

@@ -29,7 +29,8 @@ func TestTwoReplicasWhenAMonthBeginsUnderLoadGrantOnce(t *testing.T) {
 	load := startClients(t, 16, a, b)
 	load.awaitMore(200)
 	db := connect(t, dsn)
-	db.Exec("UPDATE viralpilot.userdata SET last_token_reset_date = last_token_reset_date - interval '1 month'")
+	db.Exec(`BEGIN; UPDATE viralpilot.userdata SET last_token_reset_date = last_token_reset_date - interval '1 month';
+		UPDATE viralpilot.account_state SET granted_period = granted_period - 1; COMMIT`)
 	var touching sync.WaitGroup
 	for i := range idle {
 		for _, s := range []*service{a, b} {
@@ -59,7 +60,7 @@ func TestTwoReplicasWhenAMonthBeginsUnderLoadGrantOnce(t *testing.T) {
 			t.Errorf("%s has %d resets", id, resets[id])
 		}
 	}
-	// The allowance goes first: what was taken from the top-ups is what a term's consumes exceed it by.
+	// The allowance goes first: what was taken from the top-ups is what a month's consumes exceed it by.
 	const consumes = `SELECT l.cognito_user_id, count(*) FROM viralpilot.ledger l JOIN viralpilot.ledger r USING (cognito_user_id)
 		WHERE l.kind = 'consume' AND r.kind = 'monthly_reset' AND l.entry_id %s r.entry_id GROUP BY 1`
 	before, after := db.counts(fmt.Sprintf(consumes, "<")), db.counts(fmt.Sprintf(consumes, ">"))

@@ -28,6 +28,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -112,6 +113,10 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) (err error) {
 			err = fmt.Errorf("the database was still at work after SHUTDOWN_TIMEOUT (%s)", cfg.ShutdownTimeout)
 		}
 	}()
+	noteClock(ctx, store, log)
+	noteLossySettings(ctx, store, log)
+	metrics.ClockOffset(store.ClockOffset)
+	noteSettings(ctx, store, cfg, log)
 	metrics.Pool(func() telemetry.PoolStats {
 		s := store.Stat()
 		return telemetry.PoolStats{
@@ -182,32 +187,41 @@ func within(ctx context.Context, f func()) bool {
 	}
 }
 
-// sweeping returns the tokens of reservations that ran out, every interval until ctx is done or the function it returns
-// is called, which waits for the sweep under way.
+// sweeping returns the tokens of reservations that ran out and goes on with erases, each every interval until ctx is done
+// or the function it returns is called, which waits for what is under way.
 func sweeping(ctx context.Context, users *user.Service, interval time.Duration, log *slog.Logger) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		ticker := time.NewTicker(interval)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-ticker.C:
+	var running sync.WaitGroup
+	repeat := func(do func()) {
+		running.Go(func() {
+			ticker := time.NewTicker(interval)
+			defer ticker.Stop()
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-ticker.C:
+					do()
+				}
 			}
-			touched, err := users.Sweep(ctx)
-			if err != nil && ctx.Err() == nil {
-				log.Warn("sweep of reservations failed in part", "accounts", touched, "error", err)
-			} else if touched > 0 {
-				log.Info("reservations ran out", "accounts", touched)
-			}
+		})
+	}
+	repeat(func() {
+		expired, err := users.Sweep(ctx)
+		if err != nil && ctx.Err() == nil {
+			log.Warn("the sweep of reservations failed in part", "expired", expired, "error", err)
+		} else if expired > 0 {
+			log.Info("reservations expired", "expired", expired)
 		}
-	}()
+	})
+	repeat(func() {
+		if err := users.FinishErases(ctx); err != nil && ctx.Err() == nil {
+			log.Warn("an erase was not finished, the next sweep goes on with it", "error", err)
+		}
+	})
 	return func() {
 		cancel()
-		<-done
+		running.Wait()
 	}
 }
 
@@ -228,8 +242,15 @@ func newService(cfg config.Config, store user.Store) (*user.Service, error) {
 	}
 	return &user.Service{
 		Store: store,
-		Rules: user.Rules{Tiers: tiers, ResetZone: cfg.TokenResetTimezone.Location()},
-		Now:   time.Now,
+		Rules: user.Rules{
+			Tiers:               tiers,
+			ResetZone:           cfg.TokenResetTimezone.Location(),
+			MaxOpenReservations: cfg.MaxOpenReservations,
+			RefundMaxAge:        cfg.RefundMaxAge,
+			Grace:               cfg.SubscriptionGrace.Duration,
+			LowBalancePercent:   cfg.LowBalancePercent,
+		},
+		Now: time.Now,
 	}, nil
 }
 
@@ -246,6 +267,7 @@ func databaseOptions(cfg config.Config, log *slog.Logger) postgres.Options {
 		URL:                  cfg.DatabaseURL.Reveal(),
 		MaxConns:             cfg.DBMaxConns,
 		MinConns:             cfg.DBMinConns,
+		ReadConns:            cfg.DBReadConns,
 		ConnectTimeout:       cfg.DBConnectTimeout,
 		AcquireTimeout:       cfg.DBAcquireTimeout,
 		StatementTimeout:     cfg.DBStatementTimeout,

@@ -319,8 +319,10 @@ func TestSlowClientsAreCutOffWhileOthersAreServed(t *testing.T) {
 		"nothing at all of HTTP/2":    {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", secured(func(cfg *config.Config) { cfg.HTTPIdleTimeout = time.Second }), "h2"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			var cfg config.Config
+			test.change(&cfg)
 			r, c := start(t, dsn, test.change), newClient(t)
-			if r.lines("listening")[0]["tls"] == true {
+			if cfg.TLSCertFile != "" {
 				c.http.Transport.(*http.Transport).TLSClientConfig = &tls.Config{RootCAs: ca.pool}
 				r.url = strings.Replace(r.url, "http:", "https:", 1)
 			}

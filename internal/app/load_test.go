@@ -51,7 +51,8 @@ func TestClientsOfTwoReplicasSpendWhatIsThereAndNotOneTokenMore(t *testing.T) {
 }
 
 // lastMonth makes a reset due.
-const lastMonth = "UPDATE viralpilot.userdata SET last_token_reset_date = last_token_reset_date - interval '35 days'"
+const lastMonth = `UPDATE viralpilot.account_state SET granted_period = granted_period - 1;
+	UPDATE viralpilot.userdata SET last_token_reset_date = last_token_reset_date - interval '35 days'`
 
 func TestAResetThatIsDueUnderLoadGrantsOnceAndKeepsTopUps(t *testing.T) {
 	t.Parallel()

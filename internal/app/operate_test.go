@@ -325,7 +325,10 @@ func wantNoSecret(t *testing.T, cfg config.Config, log string) {
 type memory struct{ user.Store }
 
 func (memory) account(id string) user.Account {
-	return user.Account{ID: id, Tier: user.TierTester, SubscriptionStatus: "active", Active: true, TokensRemaining: 1000, LastReset: new(time.Now()), Adopted: true}
+	return user.Account{
+		ID: id, Tier: user.TierTester, SubscriptionStatus: "active", Active: true, TokensRemaining: 1000, LastReset: new(time.Now()),
+		SideRow: user.CurrentSideRow, GrantedPeriod: 9999 * 12, // so that no month begins
+	}
 }
 
 func (m memory) Account(_ context.Context, id string) (user.Account, error) {
@@ -333,7 +336,7 @@ func (m memory) Account(_ context.Context, id string) (user.Account, error) {
 }
 
 func (m memory) Update(_ context.Context, ref user.Ref, apply func(user.State) (user.Change, error)) (user.Change, error) {
-	return apply(user.State{Account: m.account(ref.AccountID)})
+	return apply(user.State{Now: time.Now(), Account: m.account(ref.AccountID)})
 }
 
 func (memory) Ping(context.Context) error { return nil }
@@ -480,5 +483,24 @@ func TestTheLogNamesNoUserAndNoSecret(t *testing.T) {
 	}
 	if len(r.lines("request failed")) == 0 || len(r.lines("request")) < 40 {
 		t.Errorf("the log is not the one of this test:\n%s", log)
+	}
+}
+
+func TestRun_SettingsThatDifferFromTheLastStart(t *testing.T) {
+	t.Parallel()
+	database := localpgtest.New(t)
+	const line = "a setting differs from the one that was last used on this database"
+	first := start(t, database)
+	first.stop()
+	again := start(t, database)
+	if log := first.log.String() + again.log.String(); strings.Contains(log, line) {
+		t.Errorf("logged without reason: %s", log)
+	}
+	other := start(t, database, func(cfg *config.Config) { cfg.TierMonthlyTokens = config.TierTokens{"agency": 100000} })
+	if log := other.log.String(); strings.Count(log, line) != 1 || !strings.Contains(log, `"name":"TIER_MONTHLY_TOKENS","was":"","is":"agency:100000"`) {
+		t.Errorf("log: %s", log)
+	}
+	if _, metrics, err := newClient(t).get(other.url + "/metrics"); err != nil || !strings.Contains(metrics, "user_management_clock_offset_seconds ") {
+		t.Errorf("the metrics do not have the offset of the clock, or cannot be read: %v", err)
 	}
 }

@@ -65,6 +65,8 @@ func TestTheCallsOfTheEarlierREADME(t *testing.T) {
 	const id = "test-user-123"
 	permission(id, "Failed to check user status")
 	consume(id, 1, "Failed to consume tokens for user "+id)
+	c.do(http.StatusOK, http.MethodGet, r.url+"/user/somebody-new/status?create=true", "")
+	permission("somebody-new", "Please subscribe to a plan to use this feature")
 
 	c.do(http.StatusOK, http.MethodGet, r.url+"/health", "")
 	c.do(http.StatusOK, http.MethodGet, r.url+"/tiers", "")
@@ -90,7 +92,7 @@ func TestTheCallsOfTheEarlierREADME(t *testing.T) {
 	permission(id, "")
 	consume(id, 1_000_000, "")
 	a = c.do(http.StatusOK, http.MethodGet, r.url+"/user/"+id, "")
-	if a.Body["tokens_used_this_month"] != 0.0 {
+	if a.Body["tokens_used_this_month"] != 1005.0 { // what the month used before stays
 		t.Errorf("an unlimited account is counted: %v", a.Body)
 	}
 }

@@ -63,6 +63,15 @@ type Config struct {
 	TierMonthlyTokens TierTokens `envconfig:"TIER_MONTHLY_TOKENS" example:"basic:5000,creator:20000,agency:100000" desc:"tokens a month by tier, such as basic:5000,creator:20000,agency:100000"`
 	// TokenResetTimezone is the zone whose calendar months are the periods of the allowances.
 	TokenResetTimezone Timezone `envconfig:"TOKEN_RESET_TIMEZONE" default:"UTC" example:"Europe/Berlin" desc:"time zone whose months begin with a token reset, by its IANA name"`
+	// SubscriptionGrace is how long after its renewal date a subscription can still be spent from, 0 to 8784h (366 days);
+	// without a value it can for ever.
+	SubscriptionGrace Grace `envconfig:"SUBSCRIPTION_GRACE" example:"72h" desc:"how long after its renewal date a subscription can still be spent from, such as 72h; empty for ever"`
+	// MaxOpenReservations is the most open reservations of one account, 1 to 100000.
+	MaxOpenReservations int64 `envconfig:"MAX_OPEN_RESERVATIONS" default:"1000" validate:"min=1,max=100000" desc:"most open reservations of one account"`
+	// RefundMaxAge is how old a charge may be to be refunded, 1h to 87840h (ten years).
+	RefundMaxAge time.Duration `envconfig:"REFUND_MAX_AGE" default:"2160h" validate:"min=1h,max=87840h" desc:"how old a charge may be to be refunded; 2160h are 90 days"`
+	// LowBalancePercent is the share of the allowance, 0 to 100, at which low_balance becomes true.
+	LowBalancePercent int64 `envconfig:"LOW_BALANCE_PERCENT" default:"20" validate:"min=0,max=100" desc:"share of the allowance, in percent, down from which a balance counts as low"`
 
 	// LogLevel is the least severe level that is logged.
 	LogLevel slog.Level `envconfig:"LOG_LEVEL" default:"info" validate:"oneof=-4 0 4 8" desc:"least severe level to log: debug, info, warn or error"`
@@ -88,6 +97,8 @@ type Config struct {
 	DBMaxConns int32 `envconfig:"DB_MAX_CONNS" default:"8" validate:"min=1,max=1000" desc:"most connections in the pool"`
 	// DBMinConns is the number of connections that the pool keeps open, 0 to DBMaxConns.
 	DBMinConns int32 `envconfig:"DB_MIN_CONNS" default:"1" validate:"min=0,max=1000" desc:"connections that the pool keeps open, at most DB_MAX_CONNS"`
+	// DBReadConns is how many connections beside these serve ledgers, usage and lists, 1 to 1000.
+	DBReadConns int32 `envconfig:"DB_READ_CONNS" default:"3" validate:"min=1,max=1000" desc:"connections beside these for ledgers, usage and lists"`
 
 	// DBQueryMode is "auto", "session" or "transaction": what a connection to the database is, a session of PostgreSQL or
 	// one of a pooler that gives each transaction another session; "auto" finds out.

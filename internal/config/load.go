@@ -172,7 +172,7 @@ var (
 
 // isInteger reports whether t is a plain integer, which a duration and a log level are not.
 func isInteger(t reflect.Type) bool {
-	return t == reflect.TypeFor[int]() || t == reflect.TypeFor[int32]()
+	return t == reflect.TypeFor[int]() || t == reflect.TypeFor[int32]() || t == reflect.TypeFor[int64]()
 }
 
 // conflict is a group of settings that are sound each by itself and cannot be had together.
@@ -197,6 +197,14 @@ func conflicts(cfg Config) []conflict {
 			fields:  []string{"RequestTimeout", "HTTPWriteTimeout"},
 			reason:  fmt.Sprintf("is %v, not shorter than HTTP_WRITE_TIMEOUT, which is %v", cfg.RequestTimeout, cfg.HTTPWriteTimeout),
 			example: fmt.Sprint(cfg.HTTPWriteTimeout / 2),
+		})
+	}
+	// What has a connection is finished, so that its caller learns the outcome: it must not take longer than the answer may.
+	if longest := cfg.DBAcquireTimeout + 2*cfg.DBStatementTimeout; longest >= cfg.HTTPWriteTimeout {
+		found = append(found, conflict{
+			fields:  []string{"DBStatementTimeout", "DBAcquireTimeout", "HTTPWriteTimeout"},
+			reason:  fmt.Sprintf("is %v: twice that and DB_ACQUIRE_TIMEOUT are %v, not shorter than HTTP_WRITE_TIMEOUT, which is %v", cfg.DBStatementTimeout, longest, cfg.HTTPWriteTimeout),
+			example: fmt.Sprint(cfg.HTTPWriteTimeout / 4),
 		})
 	}
 	// With credentials, the pages of whoever gets hold of one host that matches could act for the user.

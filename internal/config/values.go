@@ -230,6 +230,33 @@ func (k APIKeys) LogValue() slog.Value { return slog.StringValue(k.String()) }
 // MarshalText returns the same as String, for encoding/json and others.
 func (k APIKeys) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
+// Grace is a time that a subscription may be overdue, or no end of it.
+type Grace struct {
+	// Duration is nil for no end.
+	Duration *time.Duration
+}
+
+// maxGrace is the longest time that a Grace can be.
+const maxGrace = 366 * 24 * time.Hour
+
+// Decode reads a duration such as 72h.
+func (g *Grace) Decode(value string) error {
+	d, err := time.ParseDuration(value)
+	if err != nil || d < 0 || d > maxGrace {
+		return fmt.Errorf("is %s, which is not a duration from 0s to %s", quote(value), maxGrace)
+	}
+	g.Duration = &d
+	return nil
+}
+
+// String returns the duration as Decode reads it.
+func (g Grace) String() string {
+	if g.Duration == nil {
+		return ""
+	}
+	return g.Duration.String()
+}
+
 // Timezone is a time zone of the IANA database. The zero value is UTC.
 type Timezone struct{ location *time.Location }
 

@@ -96,6 +96,7 @@ var access = map[string]struct{ callers, said string }{
 
 	"POST /user/{cognito_user_id}/consume-tokens":                        {"consume", "Scope: `consume`."},
 	"POST /user/{cognito_user_id}/reservations":                          {"consume", "Scope: `consume`."},
+	"POST /user/{cognito_user_id}/reservations/{reservation_id}/extend":  {"consume", "Scope: `consume`."},
 	"POST /user/{cognito_user_id}/reservations/{reservation_id}/settle":  {"consume", "Scope: `consume`."},
 	"POST /user/{cognito_user_id}/reservations/{reservation_id}/release": {"consume manage admin", "Scope: `consume` or `manage`."},
 	"POST /user/{cognito_user_id}/refunds":                               {"refund manage admin", "Scope: `refund`."},
@@ -103,6 +104,7 @@ var access = map[string]struct{ callers, said string }{
 	"GET /users": {"export manage admin", "Scope: `export`."},
 
 	"POST /user":                              {"manage admin", "Scope: `manage`."},
+	"PUT /user/{cognito_user_id}":             {"manage admin", "Scope: `manage`."},
 	"PATCH /user/{cognito_user_id}":           {"manage admin", "Scope: `manage`."},
 	"DELETE /user/{cognito_user_id}":          {"manage admin", "Scope: `manage`."},
 	"PUT /user/{cognito_user_id}/tier":        {"manage admin", "Scope: `manage`."},
@@ -118,7 +120,7 @@ func (s *service) requestFor(route string) (r request, id string) {
 	path = strings.NewReplacer("{cognito_user_id}", id, "{reservation_id}", held, "{file}", "swagger-ui.css").Replace(path)
 	r = request{Method: method, Path: path}
 	switch last := path[strings.LastIndex(path, "/")+1:]; {
-	case method == http.MethodPatch:
+	case method == http.MethodPatch || method == http.MethodPut && last == id:
 		r.Body = m{"username": "Ann"}
 	case last == "user":
 		r.Body = m{"cognito_user_id": id + "-new"}
@@ -130,6 +132,8 @@ func (s *service) requestFor(route string) (r request, id string) {
 		r.Body = m{"tokens_to_add": 1}
 	case last == "reservations" && method == http.MethodPost:
 		r.Body = m{"tokens": 1}
+	case last == "extend":
+		r.Body = m{"ttl_seconds": 60}
 	case last == "settle":
 		r.Body = m{"tokens_used": 1}
 	case last == "refunds":
@@ -215,7 +219,7 @@ func TestWhoamiTellsCallersWhatTheyAre(t *testing.T) {
 		caller *auth.Principal // nil while the service is open
 		want   m
 	}{
-		"a key that expires":  {&auth.Principal{Name: "postpilot", Scopes: []auth.Scope{auth.Read, auth.Consume}, ExpiresAt: expires}, m{"name": "postpilot", "scopes": []any{"read", "consume"}, "expires_at": "2027-07-01T00:00:00Z"}},
+		"a key that expires":  {&auth.Principal{Name: "postpilot", Scopes: []auth.Scope{auth.Read, auth.Consume}, ExpiresAt: expires}, m{"name": "postpilot", "scopes": []any{"read", "consume"}, "expires_at": "2027-07-01T00:00:00.000000Z"}},
 		"a key that does not": {&auth.Principal{Name: "backoffice", Scopes: []auth.Scope{auth.Manage}}, m{"name": "backoffice", "scopes": []any{"manage"}, "expires_at": nil}},
 		"a user":              {&auth.Principal{Name: "end user", UserID: "u"}, m{"name": "end user", "scopes": []any{}, "expires_at": nil}},
 		"an open service":     {nil, m{"name": "", "scopes": []any{"read", "consume", "refund", "export", "manage", "metrics"}, "expires_at": nil, "open": true}},
@@ -248,35 +252,69 @@ func TestTheDocumentSaysWhoMayCall(t *testing.T) {
 	}
 }
 
-func TestOnlySomeCallersCreateByReading(t *testing.T) {
+func TestReadingAnUnknownUser_CreatesForSomeCallers(t *testing.T) {
 	t.Parallel()
 	s, db := startLocked(t)
 	for name, c := range map[string]struct {
 		key    string
-		method string
 		status int
 	}{
-		"a reader finds nobody":                         {"reader/read", http.MethodGet, http.StatusNotFound},
-		"a user who is new finds nobody":                {"end user//ID", http.MethodGet, http.StatusNotFound},
-		"another user is refused":                       {"end user//other", http.MethodGet, http.StatusForbidden},
-		"a key that may only consume is refused":        {"consumer/consume", http.MethodGet, http.StatusForbidden},
-		"a key that may only read metrics is refused":   {"scraper/metrics", http.MethodGet, http.StatusForbidden},
-		"HEAD finds nobody, even for managers":          {"manager/manage", http.MethodHead, http.StatusNotFound},
-		"a manager creates the account":                 {"manager/manage", http.MethodGet, http.StatusOK},
-		"a reader who may consume creates it":           {"backend/read+consume", http.MethodGet, http.StatusOK},
-		"an administrator creates it":                   {"cognito:admin/manage/admin", http.MethodGet, http.StatusOK},
-		"a user who may consume too creates their own":  {"end user/consume/ID", http.MethodGet, http.StatusOK},
-		"a user who may consume does not create others": {"end user/consume/other", http.MethodGet, http.StatusForbidden},
+		"a reader finds nobody":                         {"reader/read", http.StatusNotFound},
+		"a user who is new finds nobody":                {"end user//ID", http.StatusNotFound},
+		"a user who may consume finds nobody":           {"end user/consume/ID", http.StatusNotFound},
+		"another user is refused":                       {"end user//other", http.StatusForbidden},
+		"a key that may only consume is refused":        {"consumer/consume", http.StatusForbidden},
+		"a key that may only refund is refused":         {"support/refund", http.StatusForbidden},
+		"a key that may only export is refused":         {"billing/export", http.StatusForbidden},
+		"a key that may only read metrics is refused":   {"scraper/metrics", http.StatusForbidden},
+		"nobody is refused":                             {"", http.StatusUnauthorized},
+		"a manager creates the account":                 {"manager/manage", http.StatusOK},
+		"a reader who may consume creates it":           {"backend/read+consume", http.StatusOK},
+		"an administrator creates it":                   {"cognito:admin/manage/admin", http.StatusOK},
+		"a user who may read and consume creates it":    {"end user/read+consume/ID", http.StatusOK},
+		"a user who may consume does not create others": {"end user/consume/other", http.StatusForbidden},
 	} {
-		t.Run(name, func(t *testing.T) { // one after the other: each looks at all that is stored
-			id := fmt.Sprintf("unborn-%d", accounts.Add(1))
-			before := snapshot(t, db)
-			s.in(t).as(strings.ReplaceAll(c.key, "ID", id)).do(request{Method: c.method, Path: "/user/" + id}).want(c.status)
-			if created := snapshot(t, db) != before; created != (c.status == http.StatusOK) {
-				t.Errorf("status %d, and something was written: %v", c.status, created)
+		for path, creates := range map[string]bool{"": true, "/status?create=true": true, "/status": false, "/status?create=false": false, "/ledger": false} {
+			for _, method := range []string{http.MethodGet, http.MethodHead} {
+				t.Run(name+"/"+method+path, func(t *testing.T) { // one after the other: each looks at all that is stored
+					id, want := fmt.Sprintf("unborn-%d", accounts.Add(1)), c.status
+					if want == http.StatusOK && (method == http.MethodHead || !creates) {
+						want = http.StatusNotFound
+					}
+					before := snapshot(t, db)
+					caller := s.in(t).as(strings.ReplaceAll(c.key, "ID", id))
+					body := caller.do(request{Method: method, Path: "/user/" + id + path}).want(want)
+					if created := snapshot(t, db) != before; created != (want == http.StatusOK) {
+						t.Errorf("status %d, and something was written: %v", want, created)
+					}
+					if want == http.StatusOK {
+						has(t, body, m{"cognito_user_id": id, "subscription_tier": "free", "tokens_remaining": 0})
+					}
+				})
 			}
-		})
+		}
 	}
+	t.Run("an id that no account can be given is invalid_path after the look-up", func(t *testing.T) {
+		before := snapshot(t, db)
+		for _, raw := range []string{"%20a", "a%20", "a%E2%80%8Bb", "erased-1", "%EF%BB%BFa"} {
+			for _, below := range []string{"", "/status?create=true"} {
+				s.in(t).get("/user/"+raw+below).wantProblem(http.StatusBadRequest, "invalid_path")
+				s.in(t).as("reader/read").get("/user/"+raw+below).wantProblem(http.StatusNotFound, "user_not_found")
+			}
+			s.in(t).put("/user/"+raw, m{}).wantProblem(http.StatusBadRequest, "invalid_path")
+			s.in(t).get("/user/"+raw+"/status").wantProblem(http.StatusNotFound, "user_not_found")
+		}
+		if after := snapshot(t, db); after != before {
+			t.Errorf("something was written: %s", after)
+		}
+		exec(t, db, `INSERT INTO viralpilot.userdata (cognito_user_id) VALUES (' a'), ('erased-1')`)
+		for _, raw := range []string{"%20a", "erased-1"} { // of an earlier time, or a pseudonym
+			for _, below := range []string{"", "/status?create=true"} {
+				s.in(t).get("/user/" + raw + below).want(http.StatusOK)
+			}
+			s.in(t).put("/user/"+raw, m{}).want(http.StatusOK)
+		}
+	})
 }
 
 func TestAUserGetsNoFurtherThanTheirOwnAccount(t *testing.T) {
@@ -291,8 +329,8 @@ func TestAUserGetsNoFurtherThanTheirOwnAccount(t *testing.T) {
 		"/user/me":                               http.StatusOK,
 		"/user/%6de":                             http.StatusOK,
 		"/user/%6D%65":                           http.StatusOK,
-		"/user/me?cognito_user_id=victim":        http.StatusOK,
-		"/user/me?/../victim":                    http.StatusOK,
+		"/user/me?cognito_user_id=victim":        http.StatusUnprocessableEntity,
+		"/user/me?/../victim":                    http.StatusUnprocessableEntity,
 		"/user/victim":                           http.StatusForbidden,
 		"/user/%76ictim":                         http.StatusForbidden,
 		"/user/ME":                               http.StatusForbidden,
@@ -371,8 +409,10 @@ func TestHeadersThatWouldChangeTheCallAreIgnored(t *testing.T) {
 	} {
 		t.Run(name+" is ignored", func(t *testing.T) {
 			s, header := s.in(t).as("end user//"+id), http.Header{http.CanonicalHeaderKey(name): {value}}
-			got := s.do(request{Method: http.MethodGet, Path: "/user/" + id + "?_method=DELETE", Header: header})
+			got := s.do(request{Method: http.MethodGet, Path: "/user/" + id, Header: header})
 			has(t, got.want(http.StatusOK), m{"cognito_user_id": id, "is_active": true})
+			s.do(request{Method: http.MethodGet, Path: "/user/" + id + "?_method=DELETE", Header: header}).
+				wantProblem(http.StatusUnprocessableEntity, "validation_failed")
 			s.do(request{Method: http.MethodPost, Path: "/user/" + id, Header: header, Body: m{}}).
 				wantProblem(http.StatusMethodNotAllowed, "method_not_allowed")
 			s.do(request{Method: http.MethodGet, Path: "/user/" + victim, Header: header}).
@@ -395,7 +435,7 @@ func TestEntriesNameWhoMadeThem(t *testing.T) {
 		return path + "/reservations/" + by(name).post(path+"/reservations", m{"tokens": 5}).want(http.StatusCreated)["reservation_id"].(string)
 	}
 	by("tier").put(path+"/tier", m{"tier": "tester"}).want(http.StatusOK)
-	by("renewal").put(path+"/tier", m{"tier": "tester", "renewal_date": "2027-01-01T00:00:00Z"}).want(http.StatusOK)
+	by("renewal").put(path+"/tier", m{"tier": "tester", "renewal_date": "2027-01-01T00:00:00.000000Z"}).want(http.StatusOK)
 	by("add").add(id, 5).want(http.StatusOK)
 	charge := by("consume").consume(id, 5).want(http.StatusOK)
 	by("settle").post(reserve("reserve")+"/settle", m{"tokens_used": 3}).want(http.StatusOK)
@@ -416,7 +456,7 @@ func TestEntriesNameWhoMadeThem(t *testing.T) {
 	want := []string{
 		"tier_change by tier", "profile_change by renewal", "top_up by add", "consume by consume", "reserve by reserve",
 		"settle by settle", "reserve by reserve again", "release by release", "refund by refund", "profile_change by patch",
-		"reserve by expire", "expire by <nil>", "top_up by touch", "reserve by held", "release by delete",
+		"reserve by expire", "expire by <nil>", "top_up by touch", "reserve by held", "expire by delete",
 		"profile_change by delete", "top_up by <nil>",
 	}
 	if !reflect.DeepEqual(got, want) {

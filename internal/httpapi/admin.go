@@ -17,6 +17,7 @@ type patchUserRequest struct {
 	Email              clearable                `json:"email" null:"clear" validate:"omitempty,max=255,no_control,email"`
 	SubscriptionStatus *user.SubscriptionStatus `json:"subscription_status" validate:"omitnil,subscription_status"`
 	IsActive           *bool                    `json:"is_active"`
+	Metadata           metadata                 `json:"metadata" null:"none" validate:"metadata"`
 }
 
 func (a *API) patchUser(w http.ResponseWriter, r *http.Request) error {
@@ -25,15 +26,11 @@ func (a *API) patchUser(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	account, err := a.Users.UpdateProfile(r.Context(), id, user.UpdateProfile{
+	return a.respondUser(w, r, id, user.UpdateProfile{
 		Username: in.Username.value, SetUsername: in.Username.given,
 		Email: in.Email.value, SetEmail: in.Email.given,
-		SubscriptionStatus: in.SubscriptionStatus, Active: in.IsActive, Actor: actor(r),
+		SubscriptionStatus: in.SubscriptionStatus, Active: in.IsActive, Meta: meta(r, in.Metadata),
 	})
-	if err != nil {
-		return err
-	}
-	return respond(w, http.StatusOK, newUserBody(account))
 }
 
 func (a *API) deleteUser(w http.ResponseWriter, r *http.Request) error {
@@ -41,22 +38,37 @@ func (a *API) deleteUser(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	remove := a.Users.Deactivate
+	var erase bool
 	query := newQuery(r)
-	query.read("erase", func(s string) error {
-		erase, err := parseBool(s)
-		if erase {
-			remove = a.Users.Erase
-		}
-		return err
-	})
-	if err := query.err(); err != nil {
+	query.read("erase", func(s string) (err error) { erase, err = parseBool(s); return err })
+	err = query.err()
+	if err == nil {
+		err = checkKey(r)
+	}
+	if err == nil && erase && r.Header.Get(idempotencyKey) != "" {
+		err = keyProblem("is not kept by an erase, which can be repeated without")
+	}
+	if err == nil {
+		err = refuseBody(r)
+	}
+	if err != nil {
 		return a.unknownFirst(r, id, err)
 	}
-	if err := remove(r.Context(), id, actor(r)); err != nil {
+	status := http.StatusNoContent
+	if erase {
+		var done bool
+		if done, err = a.Users.Erase(r.Context(), id, actor(r)); !done {
+			status = http.StatusAccepted // it goes on by itself
+		}
+	} else {
+		var receipt user.Receipt
+		receipt, err = a.Users.Deactivate(r.Context(), id, user.Deactivate{Meta: meta(r, nil)})
+		markReplayed(w, receipt.Replayed)
+	}
+	if err != nil {
 		return err
 	}
-	w.WriteHeader(http.StatusNoContent)
+	w.WriteHeader(status)
 	return nil
 }
 
@@ -91,17 +103,13 @@ func (a *API) listUsers(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	limit := q.Limit
-	q.Limit++ // one more tells whether there is a next page
+	q.Limit++ // see pageOf
 	accounts, err := a.Users.Accounts(r.Context(), q)
 	if err != nil {
 		return err
 	}
 	body := usersBody{Users: []userBody{}}
-	if len(accounts) > limit {
-		accounts = accounts[:limit]
-		cursor := base64.RawURLEncoding.EncodeToString([]byte(accounts[limit-1].ID))
-		body.NextCursor = &cursor
-	}
+	accounts, body.NextCursor = pageOf(accounts, limit, newUserCursor)
 	for _, account := range accounts {
 		body.Users = append(body.Users, newUserBody(account))
 	}
@@ -124,6 +132,11 @@ func parseBool(s string) (bool, error) {
 }
 
 // A cursor of users is the id of the last one of a page.
+
+func newUserCursor(last user.Account) string {
+	return base64.RawURLEncoding.EncodeToString([]byte(last.ID))
+}
+
 func parseUserCursor(s string) (string, error) {
 	decoded, err := base64.RawURLEncoding.Strict().DecodeString(s)
 	id := string(decoded)

@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/viralpilot/user-management/internal/httpapi"
 	"github.com/viralpilot/user-management/internal/user"
 )
 
@@ -23,24 +25,23 @@ func (s *service) delete(id, query string) response {
 	return s.do(request{Method: http.MethodDelete, Path: "/user/" + id + query})
 }
 
-func TestPatching(t *testing.T) {
+func TestPatch_ChangesWhatItNames(t *testing.T) {
 	t.Parallel()
 	s, db := startSQL(t)
+	active := func(from, to any) m { return m{"is_active": m{"from": from, "to": to}} }
 	for name, c := range map[string]struct {
-		body   any
-		fields string // as the entry names them
-		want   m
+		body    any
+		changes m // of the entry; nil where there is none
+		want    m
 	}{
-		"what is absent stays":               {m{}, "", m{"username": "Ann", "email": "ann@example.com", "subscription_status": "active", "is_active": true}},
-		"a name is set":                      {m{"username": "Bea Ö"}, "username", m{"username": "Bea Ö", "email": "ann@example.com"}},
-		"an address is set":                  {m{"email": "bea@example.com"}, "email", m{"username": "Ann", "email": "bea@example.com"}},
-		"null clears":                        {m{"username": nil, "email": nil}, "email,username", m{"username": nil, "email": nil}},
-		"an empty text clears":               {m{"username": "", "email": ""}, "email,username", m{"username": nil, "email": nil}},
-		"a status is set":                    {m{"subscription_status": "past_due"}, "subscription_status", m{"subscription_status": "past_due", "is_active": true}},
-		"an account is deactivated":          {m{"is_active": false}, "is_active", m{"is_active": false}},
-		"all is set at once":                 {m{"username": "Bea", "email": nil, "subscription_status": "trialing", "is_active": false}, "email,is_active,subscription_status,username", m{"username": "Bea", "email": nil, "subscription_status": "trialing", "is_active": false}},
-		"the same again changes nothing":     {m{"username": "Ann", "email": "ann@example.com", "subscription_status": "active", "is_active": true}, "", m{"username": "Ann"}},
-		"only what is new counts as changed": {m{"username": "Ann", "email": "new@example.com"}, "email", m{"email": "new@example.com"}},
+		"what is absent stays":               {m{}, nil, m{"username": "Ann", "email": "ann@example.com", "subscription_status": "active", "is_active": true}},
+		"a name is set":                      {m{"username": "Bea Ö"}, m{"username": m{}}, m{"username": "Bea Ö", "email": "ann@example.com"}},
+		"null clears":                        {m{"username": nil, "email": nil}, m{"email": m{}, "username": m{}}, m{"username": nil, "email": nil}},
+		"an empty text clears":               {m{"username": "", "email": ""}, m{"email": m{}, "username": m{}}, m{"username": nil, "email": nil}},
+		"a status is set":                    {m{"subscription_status": "past_due"}, m{"subscription_status": m{"from": "active", "to": "past_due"}}, m{"subscription_status": "past_due", "is_active": true}},
+		"an account is deactivated":          {m{"is_active": false, "metadata": m{"ticket": "4711"}}, active(true, false), m{"is_active": false}},
+		"the same again changes nothing":     {m{"username": "Ann", "email": "ann@example.com", "subscription_status": "active", "is_active": true}, nil, m{"username": "Ann"}},
+		"only what is new counts as changed": {m{"username": "Ann", "email": "new@example.com"}, m{"email": m{}}, m{"email": "new@example.com"}},
 	} {
 		t.Run(name, func(t *testing.T) { // one after the other: each looks at all that is stored
 			s := s.in(t)
@@ -54,7 +55,7 @@ func TestPatching(t *testing.T) {
 			tokens(t, got, 1005, 0)
 			has(t, s.get("/user/"+id).want(http.StatusOK), got)
 			entries := s.entries(id)
-			if c.fields == "" {
+			if c.changes == nil {
 				if snapshot(t, db) != before {
 					t.Error("nothing changed, and something was written")
 				}
@@ -63,10 +64,8 @@ func TestPatching(t *testing.T) {
 			if len(entries) != n+1 {
 				t.Fatalf("%d entries more", len(entries)-n)
 			}
-			has(t, entries[0], m{"kind": "profile_change", "amount": 0, "balance_after": 1005, "metadata": m{"fields": c.fields}})
-			if got["updated_at"] != s.clock.Now().Format(time.RFC3339Nano) {
-				t.Errorf("updated_at %v", got["updated_at"])
-			}
+			has(t, entries[0], m{"kind": "profile_change", "amount": 0, "balance_after": 1005, "changes": c.changes, "metadata": c.body.(m)["metadata"]})
+			has(t, got, m{"updated_at": s.clock.Now().Format("2006-01-02T15:04:05.000000Z")})
 		})
 	}
 	t.Run("an unknown user is user_not_found, whatever the body", func(t *testing.T) {
@@ -76,7 +75,7 @@ func TestPatching(t *testing.T) {
 	})
 }
 
-func TestDeactivating(t *testing.T) {
+func TestDelete_Deactivates(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	id := s.account("tester", 5)
@@ -84,15 +83,15 @@ func TestDeactivating(t *testing.T) {
 	s.settle(settled, 20).want(http.StatusOK)
 	s.delete(id, "").want(http.StatusNoContent)
 
-	has(t, s.get(held).want(http.StatusOK), m{"status": "released", "tokens_returned": 100})
+	has(t, s.get(held).want(http.StatusOK), m{"status": "expired", "tokens_returned": 100})
 	has(t, s.status(id), m{
 		"can_make_request": false, "reason": "user_inactive", "tokens_reserved": 0, "tokens_remaining": 985, "tokens_used_this_month": 20,
 	})
-	kinds := "tier_change +1000, top_up +5, reserve -100, reserve -50, settle +30, release +100, profile_change +0"
+	kinds := "tier_change +1000, top_up +5, reserve -100, reserve -50, settle +30, expire +100, profile_change +0"
 	if got := s.kinds(id); got != kinds {
 		t.Errorf("ledger: %s", got)
 	}
-	has(t, s.entries(id)[0], m{"metadata": m{"fields": "is_active"}})
+	has(t, s.entries(id)[0], m{"metadata": nil, "changes": m{"is_active": m{"from": true, "to": false}}})
 	s.consume(id, 1).wantProblem(http.StatusForbidden, "user_inactive")
 	s.post("/user/"+id+"/reservations", m{"tokens": 1}).wantProblem(http.StatusForbidden, "user_inactive")
 	has(t, s.get("/user/"+id).want(http.StatusOK), m{"is_active": false})
@@ -111,8 +110,9 @@ func TestDeactivating(t *testing.T) {
 		s.delete("nobody", query).wantProblem(http.StatusNotFound, "user_not_found")
 	}
 	s.delete("nobody", "").wantProblem(http.StatusNotFound, "user_not_found")
+	has(t, s.settle(held, 10).want(http.StatusOK), m{"late": true, "tokens_charged": 10}) // that call was on its way
 	s.patch(id, m{"is_active": true}).want(http.StatusOK)
-	tokens(t, s.consume(id, 5).want(http.StatusOK), 980, 25)
+	tokens(t, s.consume(id, 5).want(http.StatusOK), 970, 35)
 }
 
 // dump is the content of every table of the database.
@@ -127,7 +127,7 @@ func dump(t *testing.T, db *pgxpool.Pool) string {
 	return text
 }
 
-func TestErasing(t *testing.T) {
+func TestErase_LeavesNoTrace(t *testing.T) {
 	t.Parallel()
 	s, db := startSQL(t)
 	const id = "person-4711"
@@ -150,6 +150,8 @@ func TestErasing(t *testing.T) {
 		}
 	}
 
+	keyed := request{Method: http.MethodDelete, Path: "/user/" + id + "?erase=true", Header: http.Header{"Idempotency-Key": {"key"}}}
+	s.do(keyed).wantProblem(http.StatusUnprocessableEntity, "validation_failed") // it would not be kept
 	s.delete(id, "?erase=true").want(http.StatusNoContent)
 
 	stored := dump(t, db)
@@ -158,15 +160,30 @@ func TestErasing(t *testing.T) {
 			t.Errorf("%s is still there", trace)
 		}
 	}
-	pseudonym := s.users("?q=erased-")
-	if want := kinds + ", release +100, profile_change +0"; !strings.HasPrefix(pseudonym, "erased-") || s.kinds(pseudonym) != want {
-		t.Errorf("%q has the ledger %s\nwant %s", pseudonym, s.kinds(pseudonym), want)
+	if listed := s.users("?q=erased-"); listed != "" {
+		t.Errorf("the list has %s", listed)
 	}
-	erased := s.get("/user/" + pseudonym).want(http.StatusOK)
-	has(t, erased, m{"username": nil, "email": nil, "is_active": false, "subscription_tier": "tester"})
-	tokens(t, erased, 981, 24)
-	s.refund(pseudonym, charge["entry_id"]).want(http.StatusOK) // entries have kept their ids
-	sum, err := user.Verify(t.Context(), s.store, time.Time{}, func(d user.Disagreement) { t.Errorf("%s: %s", d.AccountID, d.Problem) })
+	var pseudonym, ledger string
+	err := db.QueryRow(t.Context(), `SELECT u.cognito_user_id, string_agg(kind || to_char(amount, 'SG999999'), ',' ORDER BY entry_id)
+		FROM viralpilot.userdata u JOIN viralpilot.ledger USING (cognito_user_id)
+		WHERE starts_with(u.cognito_user_id, 'erased-') AND tokens_remaining = 981 AND tokens_used_this_month = 24
+		GROUP BY 1`).Scan(&pseudonym, &ledger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := len(strings.Split(ledger, ",")); got != len(strings.Split(kinds, ", "))+3 { // an expiry, and that it is inactive and nameless
+		t.Errorf("the pseudonym has the ledger %s, and the account had %s", ledger, kinds)
+	}
+	for path, method := range map[string]string{"": http.MethodGet, "/status": http.MethodGet, "/status?create=true": http.MethodGet, "/ledger": http.MethodGet, "/usage": http.MethodGet, "/reservations": http.MethodGet, "?erase=true": http.MethodDelete} {
+		s.do(request{Method: method, Path: "/user/" + pseudonym + path}).wantProblem(http.StatusNotFound, "user_not_found")
+	}
+	for path, body := range map[string]m{"/consume-tokens": {}, "/add-tokens": {"tokens_to_add": 1}, "/reservations": {"tokens": 1}, "/refunds": {"entry_id": charge["entry_id"]}} {
+		s.post("/user/"+pseudonym+path, body).wantProblem(http.StatusNotFound, "user_not_found")
+	}
+	s.put("/user/"+pseudonym, m{}).wantProblem(http.StatusNotFound, "user_not_found")
+	s.put("/user/"+pseudonym+"/tier", m{"tier": "free"}).wantProblem(http.StatusNotFound, "user_not_found")
+	s.patch(pseudonym, m{}).wantProblem(http.StatusNotFound, "user_not_found")
+	sum, err := s.options.Users.Rules.Verify(t.Context(), s.store, time.Time{}, s.clock.Now(), func(d user.Discrepancy) { t.Errorf("%s: %s", d.AccountID, d.Problem) })
 	if err != nil || sum.Accounts != 2 {
 		t.Errorf("%+v, %v", sum, err)
 	}
@@ -206,7 +223,7 @@ func (s *service) usersPage(query string) (ids, next string) {
 	return strings.Join(list, " "), next
 }
 
-func TestFindingUsers(t *testing.T) {
+func TestUsers_AreFound(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	if found, next := s.usersPage(""); found != "" || next != "" {
@@ -233,30 +250,29 @@ func TestFindingUsers(t *testing.T) {
 		t.Fatalf("all: %q", all)
 	}
 	for name, c := range map[string]struct{ query, want string }{
-		"a tier":                              {"tier=tester", "a1 a2"},
-		"a tier that nobody has":              {"tier=gold", ""},
-		"a status":                            {"subscription_status=past_due", "a2"},
-		"those who are deactivated":           {"is_active=false", "bx4"},
-		"filters together":                    {"tier=tester&subscription_status=active&is_active=true", "a1"},
-		"a filter and a search":               {"tier=tester&q=zoe", "a1 a2"},
-		"an id, a name and an address":        {"q=zoe", "a1 a2 zoe-id"},
-		"an address whatever the case":        {"q=ZOE@EXAMPLE", "a1"},
-		"a name in its case":                  {"q=Zoe", "a1"},
-		"nothing inside of a text":            {"q=oe", ""},
-		"a whole id":                          {"q=b_2", "b_2"},
-		"a percent sign as it is":             {"q=" + url.QueryEscape("b%"), "b%1"},
-		"a percent sign in a name":            {"q=" + url.QueryEscape("100%"), "b%1"},
-		"an underscore as it is":              {"q=b_", "b_2"},
-		"an underscore in an address":         {"q=a_b", "b_2"},
-		"a backslash as it is":                {"q=" + url.QueryEscape(`b\`), `b\3`},
-		"a backslash in a name":               {"q=" + url.QueryEscape(`back\s`), `b\3`},
-		"a percent sign alone finds none":     {"q=%25", ""},
-		"an underscore alone finds none":      {"q=_", ""},
-		"letters with marks":                  {"q=" + url.QueryEscape("ÜNAL@"), "émile"},
-		"the last character that there is":    {"q=%F4%8F%BF%BF", ""},
-		"quotes are nothing special":          {"q=" + url.QueryEscape(`' OR 1=1 --`), ""},
-		"an empty search selects all":         {"q=&tier=&subscription_status=", all},
-		"parameters that nobody asked for do": {"order=email", all},
+		"a tier":                           {"tier=tester", "a1 a2"},
+		"a tier that nobody has":           {"tier=gold", ""},
+		"a status":                         {"subscription_status=past_due", "a2"},
+		"those who are deactivated":        {"is_active=false", "bx4"},
+		"filters together":                 {"tier=tester&subscription_status=active&is_active=true", "a1"},
+		"a filter and a search":            {"tier=tester&q=zoe", "a1 a2"},
+		"an id, a name and an address":     {"q=zoe", "a1 a2 zoe-id"},
+		"an address whatever the case":     {"q=ZOE@EXAMPLE", "a1"},
+		"a name in its case":               {"q=Zoe", "a1"},
+		"nothing inside of a text":         {"q=oe", ""},
+		"a whole id":                       {"q=b_2", "b_2"},
+		"a percent sign as it is":          {"q=" + url.QueryEscape("b%"), "b%1"},
+		"a percent sign in a name":         {"q=" + url.QueryEscape("100%"), "b%1"},
+		"an underscore as it is":           {"q=b_", "b_2"},
+		"an underscore in an address":      {"q=a_b", "b_2"},
+		"a backslash as it is":             {"q=" + url.QueryEscape(`b\`), `b\3`},
+		"a backslash in a name":            {"q=" + url.QueryEscape(`back\s`), `b\3`},
+		"a percent sign alone finds none":  {"q=%25", ""},
+		"an underscore alone finds none":   {"q=_", ""},
+		"letters with marks":               {"q=" + url.QueryEscape("ÜNAL@"), "émile"},
+		"the last character that there is": {"q=%F4%8F%BF%BF", ""},
+		"quotes are nothing special":       {"q=" + url.QueryEscape(`' OR 1=1 --`), ""},
+		"an empty search selects all":      {"q=&tier=&subscription_status=", all},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -267,7 +283,7 @@ func TestFindingUsers(t *testing.T) {
 	}
 	for _, query := range []string{
 		"limit=0", "limit=201", "limit=x", "is_active=", "is_active=1", "is_active=TRUE", "q=%00", "q=%ff", "tier=a%0Ab", "subscription_status=%7F",
-		"q=" + strings.Repeat("a", 256), "q=a&q=b", "tier=a&tier=b", "cursor=", "cursor=*", "cursor=AA", "cursor=YTE=", "%zz",
+		"q=" + strings.Repeat("a", 256), "q=a&q=b", "tier=a&tier=b", "cursor=", "cursor=*", "cursor=AA", "cursor=YTE=", "%zz", "order=email", "limti=5", "Limit=5",
 	} {
 		t.Run(query[:min(len(query), 20)]+" is refused", func(t *testing.T) {
 			t.Parallel()
@@ -276,7 +292,7 @@ func TestFindingUsers(t *testing.T) {
 	}
 }
 
-func TestUsersComeInPages(t *testing.T) {
+func TestUsers_ComeInPages(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	create := func(id, name string) {
@@ -315,7 +331,7 @@ func TestUsersComeInPages(t *testing.T) {
 	}
 }
 
-func TestUsersOfWhichTheServiceWouldNotGiveTheIDComeInPagesToo(t *testing.T) {
+func TestUsers_OfForeignIDsComeInPages(t *testing.T) {
 	t.Parallel()
 	s, db := startSQL(t)
 	exec(t, db, `INSERT INTO viralpilot.userdata (cognito_user_id) VALUES ('a'), (E'b\tc'), ('d')`)
@@ -324,4 +340,35 @@ func TestUsersOfWhichTheServiceWouldNotGiveTheIDComeInPagesToo(t *testing.T) {
 	if first != "a b\tc" || second != "d" || none != "" {
 		t.Errorf("%q, then %q, then %q", first, second, none)
 	}
+}
+
+// slowErase is a store on which an erase does not get done.
+type slowErase struct{ user.Store }
+
+func (slowErase) MoveErased(context.Context, string) (bool, error) {
+	return false, user.ErrDatabaseUnavailable
+}
+
+func TestErase_TakesLonger(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	slow := s.with(t, func(o *httpapi.Options) { o.Users.Store = slowErase{o.Users.Store} })
+	id := s.account("tester", 5)
+	s.delete(id, "?erase=nonsense").wantProblem(http.StatusUnprocessableEntity, "validation_failed")
+	slow.delete(id, "?erase=true").want(http.StatusAccepted)
+	slow.delete(id, "?erase=true").want(http.StatusAccepted)
+	for _, path := range []string{"", "/status", "/ledger", "/usage", "/reservations"} {
+		s.get("/user/"+id+path).wantProblem(http.StatusConflict, "being_erased")
+	}
+	s.consume(id, 1).wantProblem(http.StatusConflict, "being_erased")
+	s.post("/user", m{"cognito_user_id": id}).wantProblem(http.StatusConflict, "being_erased")
+	s.put("/user/"+id, m{}).wantProblem(http.StatusConflict, "being_erased")
+	s.delete(id, "").wantProblem(http.StatusConflict, "being_erased")
+	if listed := s.users(""); listed != "" {
+		t.Errorf("the list has %s", listed)
+	}
+	if err := s.options.Users.FinishErases(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.get("/user/"+id+"/status").wantProblem(http.StatusNotFound, "user_not_found")
 }

@@ -1,5 +1,5 @@
 // Package httpapi is the HTTP side of the service: the router, the handlers, the JSON that goes in and out, and the
-// problem documents that every failure becomes (product.md §4). It decides nothing about tokens.
+// problem documents that every failure becomes. openapi.yaml is its contract. It decides nothing about tokens.
 package httpapi
 
 import (
@@ -79,7 +79,7 @@ type Options struct {
 	RequestTimeout time.Duration
 }
 
-// API answers the calls of product.md §4.
+// API answers the calls that openapi.yaml describes.
 type API struct {
 	Options
 	failures *rate // of requests from an address to say who sent them

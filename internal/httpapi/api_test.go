@@ -69,6 +69,8 @@ type service struct {
 	t       *testing.T
 	options httpapi.Options
 	handler http.Handler
+	// url leads to the database; see replica.
+	url     string
 	store   *postgres.Store
 	clock   *clock
 	log     *lockedBuffer
@@ -80,19 +82,16 @@ type service struct {
 // start returns a service with the built-in tiers, except that basic has 5000 tokens; change may alter its options.
 func start(t *testing.T, change ...func(*httpapi.Options)) *service {
 	t.Helper()
-	store, err := postgres.Open(t.Context(), options(localpgtest.New(t)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(store.Close)
+	url, clock := localpgtest.New(t), &clock{now: time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)}
+	store := open(t, url, clock)
 	tiers, err := user.NewCatalogue(map[string]int64{"basic": 5000})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &service{t: t, store: store, clock: &clock{now: time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)}, log: &lockedBuffer{}, private: &privateWords{}}
+	s := &service{t: t, url: url, store: store, clock: clock, log: &lockedBuffer{}, private: &privateWords{}}
 	t.Cleanup(func() { s.private.checkLog(t, s.log) })
 	s.options = httpapi.Options{
-		Users:          &user.Service{Store: store, Rules: user.Rules{Tiers: tiers, ResetZone: time.UTC}, Now: s.clock.Now},
+		Users:          &user.Service{Store: store, Rules: user.NewRules(tiers, time.UTC), Now: s.clock.Now},
 		Database:       store,
 		Log:            slog.New(slog.NewJSONHandler(s.log, nil)),
 		Version:        "test",
@@ -102,6 +101,28 @@ func start(t *testing.T, change ...func(*httpapi.Options)) *service {
 		RequestTimeout: 2 * localpgtest.Patience,
 	}
 	return s.with(t, change...)
+}
+
+// open returns a store on the database whose clock, too, is the test's.
+func open(t *testing.T, url string, clock *clock) *postgres.Store {
+	t.Helper()
+	o := options(url)
+	o.Clock = func(context.Context, time.Time) time.Time { return clock.Now() }
+	store, err := postgres.Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(store.Close)
+	return store
+}
+
+// replica returns a second service on the same database, with connections of its own.
+func (s *service) replica() *service {
+	s.t.Helper()
+	store := open(s.t, s.url, s.clock)
+	other := s.with(s.t, func(o *httpapi.Options) { o.Users.Store, o.Database = store, store })
+	other.store = store
+	return other
 }
 
 // with returns a service on the same database with other options.
@@ -248,7 +269,7 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-func TestAConsumeIsChargedAndShownInTheLedger(t *testing.T) {
+func TestConsume_IsChargedAndShownInTheLedger(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	s.post("/user", map[string]string{"cognito_user_id": "u"}).want(http.StatusCreated)

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -21,20 +22,35 @@ type bad struct {
 	field  string
 }
 
-// calls are those that take a body, with one that they accept.
-func calls(id string) map[string]struct{ method, path, members string } {
-	return map[string]struct{ method, path, members string }{
+// call takes a body, and accepts one with these members.
+type call struct{ method, path, members string }
+
+// calls are those about accounts.
+func calls(id string) map[string]call {
+	return map[string]call{
 		"create":  {http.MethodPost, "/user", `"cognito_user_id":"unborn"`},
+		"put":     {http.MethodPut, "/user/" + id, `"username":"Ann"`},
+		"patch":   {http.MethodPatch, "/user/" + id, `"is_active":false`},
 		"tier":    {http.MethodPut, "/user/" + id + "/tier", `"tier":"basic"`},
 		"consume": {http.MethodPost, "/user/" + id + "/consume-tokens", `"tokens_to_consume":7`},
 		"add":     {http.MethodPost, "/user/" + id + "/add-tokens", `"tokens_to_add":7`},
+		"reserve": {http.MethodPost, "/user/" + id + "/reservations", `"tokens":7`},
+		"refund":  {http.MethodPost, "/user/" + id + "/refunds", `"entry_id":"7"`},
 	}
 }
 
+// withHold are the calls about an account and about the reservation at the path.
+func withHold(id, path string) map[string]call {
+	all := calls(id)
+	all["settle"] = call{http.MethodPost, path + "/settle", `"tokens_used":7`}
+	all["extend"] = call{http.MethodPost, path + "/extend", `"ttl_seconds":7`}
+	return all
+}
+
 // badBodies are wrong for every call.
-func badBodies(id string) (cases []bad) {
+func badBodies(calls map[string]call) (cases []bad) {
 	const maxBody = 64 << 10
-	for call, c := range calls(id) {
+	for call, c := range calls {
 		name, _, _ := strings.Cut(c.members, ":")
 		for what, body := range map[string]string{
 			"nothing":                   ``,
@@ -85,7 +101,7 @@ func badBodies(id string) (cases []bad) {
 		)
 		for _, media := range []string{
 			"text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/problem+json", "application/json5",
-			"application", "application/", "/json", "application/json; charset", "application/json, application/json", "*/*", "application/json; a=1; a=2",
+			"application", "application/", "/json", "application/json; charset", "application/json, application/json", "*/*", "application/json; a=1; a=2", "", "application/ json",
 		} {
 			cases = append(cases, bad{call + " as " + media, request{c.method, c.path, http.Header{"Content-Type": {media}}, `{` + c.members + `}`}, 415, "unsupported_media_type", ""})
 		}
@@ -99,9 +115,12 @@ func padded(members string, size int) string {
 }
 
 // badFields have a value that the field cannot have.
-func badFields(id string) (cases []bad) {
+func badFields(calls map[string]call) (cases []bad) {
 	of := func(call, field string, status int, code string, values map[string]string) {
-		c := calls(id)[call]
+		c := calls[call]
+		if c.path == "" {
+			return
+		}
 		name, _, _ := strings.Cut(c.members, ":")
 		for what, value := range values {
 			body := fmt.Sprintf(`{"%s":%s}`, field, value)
@@ -118,26 +137,48 @@ func badFields(id string) (cases []bad) {
 	invalid := func(call, field string, values map[string]string) { of(call, field, 422, "validation_failed", values) }
 	long := func(n int) string { return `"` + strings.Repeat("ö", n) + `"` }
 
-	for call, field := range map[string]string{"consume": "tokens_to_consume", "add": "tokens_to_add"} {
+	for call, field := range map[string]string{
+		"consume": "tokens_to_consume", "add": "tokens_to_add", "reserve": "tokens", "refund": "tokens", "extend": "ttl_seconds",
+	} {
 		invalid(call, field, map[string]string{
 			"null": `null`, "a string": `"7"`, "an empty string": `""`, "1.0": `1.0`, "1e2": `1e2`, "1E0": `1E0`, "half": `0.5`, "-1": `-1`, "0": `0`, "-0": `-0`,
 			"32 bits and one": `2147483648`, "64 bits and one": `9223372036854775808`, "-64 bits": `-9223372036854775808`,
 			"1e400": `1e400`, "100 digits": strings.Repeat("9", 100), "true": `true`, "an array": `[]`, "an array of one": `[7]`, "an object": `{}`,
 		})
+	}
+	of("reserve", "ttl_seconds", 422, "validation_failed", map[string]string{
+		"null": `null`, "0": `0`, "a day and a second": `86401`, "a string": `"60"`, "1.0": `1.0`, "64 bits and one": `9223372036854775808`,
+	})
+	of("extend", "ttl_seconds", 422, "validation_failed", map[string]string{"a day and a second": `86401`})
+	of("settle", "tokens_used", 422, "validation_failed", map[string]string{
+		"null": `null`, "-1": `-1`, "-0": `-0`, "a string": `"7"`, "1e2": `1e2`, "32 bits and one": `2147483648`, "an array": `[]`,
+	})
+	for call := range calls {
+		if call == "create" || call == "extend" {
+			of(call, "metadata", 422, "validation_failed", map[string]string{"an object": `{"a":"b"}`, "null": `null`}) // it has none
+			continue
+		}
 		invalid(call, "metadata", map[string]string{
-			"17 members": `{` + strings.Join(numbered(17), ",") + `}`, "a key of 65": `{` + long(65) + `:"x"}`, "a value of 257": `{"x":` + long(257) + `}`,
+			"2 KiB and a byte": `{` + sized(2049) + `}`,
+			"17 members":       `{` + strings.Join(numbered(17), ",") + `}`, "a key of 65": `{` + long(65) + `:"x"}`, "a value of 257": `{"x":` + long(257) + `}`,
 			"an empty key": `{"":"x"}`, "a number": `{"x":1}`, "a value of true": `{"x":true}`, "a value of null": `{"x":null}`, "an object in it": `{"x":{}}`,
 			"NUL": `{"x":"a\u0000"}`, "NUL in a key": `{"\u0000":"x"}`, "a key twice": `{"x":"1","x":"2"}`, "an array": `[]`, "a string": `"x"`, "7": `7`, "false": `false`,
 		})
 	}
-	cases = append(cases, bad{"add without tokens", request{http.MethodPost, "/user/" + id + "/add-tokens", nil, `{}`}, 422, "validation_failed", "tokens_to_add"})
+	cases = append(cases, bad{"add without tokens", request{http.MethodPost, calls["add"].path, nil, `{}`}, 422, "validation_failed", "tokens_to_add"})
 
 	texts := map[string]string{
 		"256 characters": long(256), "a NUL": `"a\u0000b"`, "a line feed": `"a\nb"`, "a tab": `"\ta"`, "DEL": `"\u007f"`, "a C1 control": `"a\u0085"`,
 		"a number": `7`, "an array": `["a"]`, "an object": `{}`, "false": `false`,
 	}
-	invalid("create", "username", texts)
-	invalid("create", "email", texts)
+	for _, call := range []string{"create", "put", "patch"} {
+		invalid(call, "username", texts)
+		invalid(call, "email", texts)
+		of(call, "tokens_remaining", 422, "validation_failed", map[string]string{"5": `5`})
+	}
+	invalid("patch", "subscription_status", map[string]string{"null": `null`, "nothing": `""`, "Active": `"Active"`, "asleep": `"asleep"`, "7": `7`, "a list": `["active"]`})
+	invalid("patch", "is_active", map[string]string{"null": `null`, "1": `1`, "a string": `"true"`, "an object": `{}`})
+	invalid("refund", "entry_id", map[string]string{"null": `null`, "a number": `7`, "an array": `["7"]`, "false": `false`})
 	invalid("create", "email", map[string]string{
 		"no address": `"ann"`, "no host": `"ann@"`, "no name": `"@example.com"`, "two": `"a@example.com,b@example.com"`, "a display name": `"Ann <ann@example.com>"`,
 		"a blank": `" "`, "blanks around": `" ann@example.com "`, "256 characters in all": `"anna@` + strings.Repeat("a.", 124) + `com"`,
@@ -145,6 +186,8 @@ func badFields(id string) (cases []bad) {
 	invalid("create", "cognito_user_id", map[string]string{
 		"nothing": `""`, "a blank": `" "`, "other blanks": `"\u00a0\u2003"`, "a dot": `"."`, "two dots": `".."`, "256 characters": long(256),
 		"a NUL": `"a\u0000"`, "a line feed": `"a\n"`, "a C1 control": `"\u0085"`, "null": `null`, "a number": `7`, "an array": `[]`, "an object": `{}`,
+		"a blank before": `" a"`, "a blank after": `"a "`, "an ideographic blank after": `"a\u3000"`, "a zero-width space": `"a\u200bb"`, "a byte order mark": `"\ufeffa"`,
+		"an order from right to left": `"a\u202eb"`, "a soft hyphen": `"a\u00adb"`, "a tag": `"a\udb40\udc41"`, "a pseudonym": `"erased-4711"`,
 	})
 	cases = append(cases, bad{"create without id", request{http.MethodPost, "/user", nil, `{"username":"Ann"}`}, 422, "validation_failed", "cognito_user_id"})
 
@@ -152,15 +195,27 @@ func badFields(id string) (cases []bad) {
 	of("tier", "tier", 400, "invalid_tier", map[string]string{
 		"gold": `"gold"`, "nothing": `""`, "Basic": `"Basic"`, "basic and a blank": `"basic "`, "a NUL": `"basic\u0000"`, "much": long(30_000),
 	})
-	cases = append(cases, bad{"tier without tier", request{http.MethodPut, "/user/" + id + "/tier", nil, `{"renewal_date":null}`}, 422, "validation_failed", "tier"})
+	cases = append(cases, bad{"tier without tier", request{http.MethodPut, calls["tier"].path, nil, `{"renewal_date":null}`}, 422, "validation_failed", "tier"})
 	invalid("tier", "renewal_date", map[string]string{
-		"nothing": `""`, "garbage": `"tomorrow"`, "a date": `"2026-12-24"`, "a time": `"10:00:00Z"`, "a number": `1798106400`, "a short hour": `"2026-12-24T1:00:00Z"`,
+		"nothing": `""`, "garbage": `"tomorrow"`, "a date with blanks": `"2026-12-24 "`, "a short date": `"2026-1-2"`, "a day that is not": `"2026-02-29"`, "year 0 of dates": `"0000-01-01"`, "a time": `"10:00:00Z"`, "a number": `1798106400`, "a short hour": `"2026-12-24T1:00:00Z"`,
 		"a comma": `"2026-12-24T10:00:00,5Z"`, "a zone of 24 hours": `"2026-12-24T10:00:00+24:30"`, "no seconds": `"2026-12-24T10:00Z"`, "a blank": `" 2026-12-24T10:00:00Z"`,
-		"two zones": `"2026-12-24T10:00:00ZZ"`, "a day that is not": `"2026-02-29T10:00:00Z"`, "month 13": `"2026-13-01T10:00:00Z"`, "hour 24": `"2026-12-24T24:00:00Z"`,
+		"two zones": `"2026-12-24T10:00:00ZZ"`, "an instant that is not": `"2026-02-29T10:00:00.000000Z"`, "month 13": `"2026-13-01T10:00:00.000000Z"`, "hour 24": `"2026-12-24T24:00:00.000000Z"`,
 		"year 0": `"0000-06-01T10:00:00Z"`, "year 10000": `"10000-01-01T00:00:00Z"`, "a zone before year 1": `"0001-01-01T00:30:00+01:00"`,
-		"a zone after year 9999": `"9999-12-31T23:30:00-01:00"`, "an array": `[]`, "an object": `{}`, "false": `false`, "a leap second": `"2026-12-31T23:59:60Z"`,
+		"a zone after year 9999": `"9999-12-31T23:30:00-01:00"`, "an array": `[]`, "an object": `{}`, "false": `false`, "a leap second": `"2026-12-31T23:59:60.000000Z"`,
 	})
 	return cases
+}
+
+// sized is members of an object of strings of n bytes, 1 to 2 of each name and up to 256 of each value.
+func sized(n int) string {
+	var members []string
+	for i := 0; n > 0; i++ {
+		name := strconv.Itoa(i)
+		value := min(256, n-len(name))
+		members = append(members, fmt.Sprintf(`"%s":"%s"`, name, strings.Repeat("v", value)))
+		n -= len(name) + value
+	}
+	return strings.Join(members, ",")
 }
 
 // numbered is n members of an object of strings.
@@ -172,17 +227,42 @@ func numbered(n int) []string {
 	return members
 }
 
-func badKeys(id string) (cases []bad) {
-	for call, c := range calls(id) {
-		if call != "consume" && call != "add" {
-			continue
-		}
+func badKeys(calls map[string]call) (cases []bad) {
+	for call, c := range calls {
 		for what, key := range map[string][]string{
 			"256 characters": {strings.Repeat("k", 256)}, "a letter outside of ASCII": {"schlüssel"}, "invalid UTF-8": {"\xff"}, "a control character": {"a\x01"},
 			"a tab": {"a\tb"}, "DEL": {"a\x7f"}, "two values": {"a", "b"}, "the same twice": {"a", "a"},
 		} {
 			cases = append(cases, bad{call + " under a key of " + what, request{c.method, c.path, http.Header{"Idempotency-Key": key}, `{` + c.members + `}`}, 422, "validation_failed", "Idempotency-Key"})
 		}
+		cases = append(cases, bad{call + " with a parameter", request{c.method, c.path + "?tokens=7", nil, `{` + c.members + `}`}, 422, "validation_failed", "tokens"})
+	}
+	return cases
+}
+
+// badDeletes are DELETE of the account.
+func badDeletes(id string) (cases []bad) {
+	key := func(k string) http.Header { return http.Header{"Idempotency-Key": {k}} }
+	for what, c := range map[string]struct {
+		query string
+		r     request
+		code  string
+		field string
+	}{
+		"a key of an erase":       {"?erase=true", request{Header: key("key")}, "validation_failed", "Idempotency-Key"},
+		"a key that is none":      {"", request{Header: key("schlüssel")}, "validation_failed", "Idempotency-Key"},
+		"an unknown parameter":    {"?force=true", request{}, "validation_failed", "force"},
+		"a parameter in capitals": {"?Erase=true", request{}, "validation_failed", "Erase"},
+		"erase of yes":            {"?erase=yes", request{}, "validation_failed", "erase"},
+		"a body":                  {"", request{Body: `{}`}, "malformed_json", ""},
+		"a body of an erase":      {"?erase=true", request{Body: `{"erase":true}`}, "malformed_json", ""},
+	} {
+		status := 422
+		if c.code == "malformed_json" {
+			status = 400
+		}
+		c.r.Method, c.r.Path = http.MethodDelete, "/user/"+id+c.query
+		cases = append(cases, bad{"delete with " + what, c.r, status, c.code, c.field})
 	}
 	return cases
 }
@@ -194,7 +274,7 @@ func badPaths(id string) (cases []bad) {
 		"an overlong form": "%C0%AF", "a surrogate": "%ED%A0%80", "nothing": "",
 	} {
 		for call, c := range calls(raw) {
-			if call != "create" {
+			if call != "create" && c.path != "/user/" {
 				cases = append(cases, bad{call + " for an id of " + what, request{c.method, c.path, nil, `{` + c.members + `}`}, 400, "invalid_path", ""})
 			}
 		}
@@ -226,19 +306,28 @@ func badQueries(id string) (cases []bad) {
 		"since=yesterday": "since", "since=": "since", "since=2026-11-24": "since", "since=1798106400": "since", "since=2026-11-24T10:00:00+01:00": "since", "since=9999-12-31T23:59:59-01:00": "since",
 		"until=0000-01-01T00:00:00Z": "until", "until=x": "until", "until=2026-11-24T10:00:00Z&until=2026-11-25T10:00:00Z": "until",
 		"%zz": "query", "limit=%": "query", "limit=5;kind=consume": "query", "limit=5&x=%f": "query",
+		"limti=5": "limti", "Limit=5": "Limit", "limit=5&order=desc": "order", "x": "x", "=": "", "after=7": "after",
 	} {
 		cases = append(cases, bad{"ledger?" + query, request{Method: http.MethodGet, Path: "/user/" + id + "/ledger?" + query}, 422, "validation_failed", field})
+	}
+	for path, field := range map[string]string{
+		"?create=true": "create", "/status?create=yes": "create", "/status?create=": "create", "/status?create=true&create=true": "create", "/status?Create=true": "Create",
+		"/usage?from=yesterday": "from", "/usage?from=2026-11-24T00:00:00Z": "from", "/usage?to=2026-02-30": "to", "/usage?from=2025-01-01&to=2026-11-24": "from", "/usage?day=2026-11-24": "day",
+		"/reservations?status=": "status", "/reservations?status=Open": "status", "/reservations?status=closed": "status", "/reservations?kind=open": "kind", "/reservations?cursor=MQ": "cursor",
+	} {
+		cases = append(cases, bad{"read of " + path, request{Method: http.MethodGet, Path: "/user/" + id + path}, 422, "validation_failed", field})
 	}
 	return cases
 }
 
-func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
+func TestBadInput_IsRefusedAndChangesNothing(t *testing.T) {
 	t.Parallel()
 	s, db := startSQL(t)
 	id := s.account("tester", 5)
 	s.consume(id, 1, "key").want(http.StatusOK)
+	all := withHold(id, s.reserve(id, 5))
 	before := snapshot(t, db)
-	for _, cases := range [][]bad{badBodies(id), badFields(id), badKeys(id), badPaths(id), badQueries(id)} {
+	for _, cases := range [][]bad{badBodies(all), badFields(all), badKeys(all), badDeletes(id), badPaths(id), badQueries(id)} {
 		for _, c := range cases {
 			t.Run(fmt.Sprintf("%d %s: %s", c.status, c.code, c.name), func(t *testing.T) {
 				defer func() {
@@ -256,7 +345,7 @@ func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 						t.Errorf("no message: %v", e)
 					}
 				}
-				if !named || c.status == 422 != (problem["errors"] != nil) {
+				if len(asList(problem["errors"])) > 20 || !named || c.status == 422 != (problem["errors"] != nil) {
 					t.Errorf("%s is not named, or it should not be: %v", c.field, problem)
 				}
 				path, _, _ := strings.Cut(c.r.Path, "?")
@@ -273,7 +362,7 @@ func asList(v any) []any {
 	return list
 }
 
-func TestAllThatIsWrongIsNamedAtOnce(t *testing.T) {
+func TestBadInput_IsNamedAllAtOnce(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	problem := s.post("/user", `{"username":7,"email":"x","extra":1,"Email":null}`).wantProblem(http.StatusUnprocessableEntity, "validation_failed")
@@ -285,9 +374,57 @@ func TestAllThatIsWrongIsNamedAtOnce(t *testing.T) {
 	if got := strings.Join(fields, " "); got != "Email cognito_user_id email extra username" {
 		t.Errorf("fields: %s", got)
 	}
+	t.Run("up to 20 faults", func(t *testing.T) {
+		s := s.in(t)
+		problem := s.post("/user", `{`+strings.Join(numbered(4000), ",")+`}`).wantProblem(http.StatusUnprocessableEntity, "validation_failed")
+		if n := len(asList(problem["errors"])); n != 20 {
+			t.Errorf("%d errors", n)
+		}
+	})
 }
 
-func TestGoodInputIsTaken(t *testing.T) {
+func TestMalformedJSON_SaysWhere(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	for body, where := range map[string]string{
+		`{"cognito_user_id": "u",}`:             "line 1, column 25: ",
+		"{\n  \"cognito_user_id\": \"é\", x\n}": "line 2, column 27: ",
+		`{"cognito_user_id": "u"`:               "line 1, column 23: ",
+		"{\r\n\"a\": 1\r\n\"b\": 2}":            "line 3, column 1: ",
+		`{"a": 1, "a": 2}`:                      `line 1, column 12: the name "a" stands there twice`,
+		`{} {}`:                                 "line 1, column 4: ",
+	} {
+		problem := s.post("/user", body).wantProblem(http.StatusBadRequest, "malformed_json")
+		if words := problem["detail"].(string); !strings.HasPrefix(words, "The body must be one JSON object: "+where) {
+			t.Errorf("%q: %s, want %s", body, words, where)
+		}
+	}
+	for _, body := range []string{"", " ", "null", "[]", `"text"`} {
+		has(t, s.post("/user", body).wantProblem(http.StatusBadRequest, "malformed_json"), m{"detail": "The body must be one JSON object."})
+	}
+}
+
+func TestValuesFromAList_AreListedForPeople(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	id := s.account("tester", 0)
+	for name, c := range map[string]struct {
+		r       response
+		message string
+	}{
+		"a subscription_status": {s.patch(id, m{"subscription_status": "asleep"}), "must be active, trialing, past_due, canceled, unpaid, paused, incomplete or incomplete_expired"},
+		"a kind":                {s.get("/user/" + id + "/ledger?kind=gold"), "must be opening, consume, top_up, monthly_reset, tier_change, reserve, extend, settle, release, expire, refund or profile_change"},
+		"a status":              {s.get("/user/" + id + "/reservations?status=gold"), "must be open, settled, released, expired or all"},
+		"a parameter":           {s.get("/user/" + id + "/ledger?limti=5"), "is not a parameter of this call"},
+	} {
+		problem := c.r.wantProblem(http.StatusUnprocessableEntity, "validation_failed")
+		if got := asList(problem["errors"])[0].(m)["message"]; got != c.message {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+func TestGoodInput_IsTaken(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	id := s.account("tester", 0)
@@ -298,19 +435,18 @@ func TestGoodInputIsTaken(t *testing.T) {
 		r    request
 		want m // of the newest entry
 	}{
-		"64 KiB exactly":              {request{http.MethodPost, consume, nil, padded(`"tokens_to_consume":2`, 64<<10)}, m{"amount": -2}},
-		"white space":                 {request{http.MethodPost, consume, nil, "\r\n\t { \"tokens_to_consume\" : 3 } \n"}, m{"amount": -3}},
-		"a name with escapes":         {request{http.MethodPost, consume, nil, `{"\u0074okens_to_consum\u0065":4}`}, m{"amount": -4}},
-		"no content type":             {request{http.MethodPost, consume, media(), `{}`}, m{"amount": -1}},
-		"an empty content type":       {request{http.MethodPost, consume, media(""), `{}`}, m{"amount": -1}},
-		"a charset":                   {request{http.MethodPost, consume, media("application/json; charset=utf-8"), `{}`}, m{"amount": -1}},
-		"a content type in capitals":  {request{http.MethodPost, consume, media("Application/JSON ;Charset=\"UTF-8\""), `{}`}, m{"amount": -1}},
-		"all of the metadata":         {request{http.MethodPost, add, nil, `{"tokens_to_add":1,"metadata":{` + strings.Join(numbered(16), ",") + `}}`}, m{"amount": 1}},
-		"a long key and value":        {request{http.MethodPost, add, nil, m{"tokens_to_add": 1, "metadata": m{long(64): long(256)}}}, m{"metadata": m{long(64): long(256)}}},
-		"any text in metadata":        {request{http.MethodPost, add, nil, `{"tokens_to_add":1,"metadata":{"a\n\u2028\"\\ud800":"\ud83d\ude00\u0001<&>"}}`}, m{"metadata": m{"a\n\u2028\"\\ud800": "😀\x01<&>"}}},
-		"metadata of null":            {request{http.MethodPost, add, nil, `{"metadata":null,"tokens_to_add":1}`}, m{"metadata": nil}},
-		"metadata of nothing":         {request{http.MethodPost, add, nil, `{"metadata":{},"tokens_to_add":1}`}, m{"metadata": nil}},
-		"parameters that nobody asks": {request{http.MethodPost, add + "?tokens_to_add=5", nil, `{"tokens_to_add":1}`}, m{"amount": 1}},
+		"64 KiB exactly":             {request{http.MethodPost, consume, nil, padded(`"tokens_to_consume":2`, 64<<10)}, m{"amount": -2}},
+		"white space":                {request{http.MethodPost, consume, nil, "\r\n\t { \"tokens_to_consume\" : 3 } \n"}, m{"amount": -3}},
+		"a name with escapes":        {request{http.MethodPost, consume, nil, `{"\u0074okens_to_consum\u0065":4}`}, m{"amount": -4}},
+		"a charset":                  {request{http.MethodPost, consume, media("application/json; charset=utf-8"), `{}`}, m{"amount": -1}},
+		"a content type in capitals": {request{http.MethodPost, consume, media("Application/JSON ;Charset=\"UTF-8\""), `{}`}, m{"amount": -1}},
+		"all of the metadata":        {request{http.MethodPost, add, nil, `{"tokens_to_add":1,"metadata":{` + strings.Join(numbered(16), ",") + `}}`}, m{"amount": 1}},
+		"a long key and value":       {request{http.MethodPost, add, nil, m{"tokens_to_add": 1, "metadata": m{long(64): long(256)}}}, m{"metadata": m{long(64): long(256)}}},
+		"any text in metadata":       {request{http.MethodPost, add, nil, `{"tokens_to_add":1,"metadata":{"a\n\u2028\"\\ud800":"\ud83d\ude00\u0001<&>"}}`}, m{"metadata": m{"a\n\u2028\"\\ud800": "😀\x01<&>"}}},
+		"metadata of null":           {request{http.MethodPost, add, nil, `{"metadata":null,"tokens_to_add":1}`}, m{"metadata": nil}},
+		"metadata of nothing":        {request{http.MethodPost, add, nil, `{"metadata":{},"tokens_to_add":1}`}, m{"metadata": nil}},
+		"2 KiB of metadata":          {request{http.MethodPost, add, nil, `{"tokens_to_add":8,"metadata":{` + sized(2048) + `}}`}, m{"amount": 8}},
+		"a question mark alone":      {request{http.MethodPost, add + "?", nil, `{"tokens_to_add":9}`}, m{"amount": 9}},
 	} {
 		t.Run(name+" is taken", func(t *testing.T) { // one after the other: each looks at the newest entry
 			s := s.in(t)
@@ -320,17 +456,19 @@ func TestGoodInputIsTaken(t *testing.T) {
 	}
 }
 
-// Checks come in the order of product.md §4: the user, the body, the replay, the refusals of the rules.
-func TestTheFirstThingWrongIsTheAnswer(t *testing.T) {
+// Checks come in this order: the user, the body, the replay, the refusals of the rules.
+func TestBadInput_FirstThingWrongIsTheAnswer(t *testing.T) {
 	t.Parallel()
 	s, db := startSQL(t)
 	before := snapshot(t, db)
 	t.Run("an unknown user before all that is wrong with the request", func(t *testing.T) {
 		s := s.in(t)
-		cases := slices.Concat(badBodies("nobody"), badFields("nobody"), badKeys("nobody"), badQueries("nobody"))
+		all := withHold("nobody", "/user/nobody/reservations/0b5a0a3e-6c3e-4b0b-9d5e-1f7b1c9d1a2b")
+		delete(all, "put") // makes the user
+		cases := slices.Concat(badBodies(all), badFields(all), badKeys(all), badDeletes("nobody"), badQueries("nobody"))
 		for _, c := range cases {
-			if !strings.Contains(c.r.Path, "nobody") {
-				continue
+			if !strings.Contains(c.r.Path, "nobody") || strings.Contains(c.r.Path, "?create=") {
+				continue // there is no user to be unknown, or it is to be made
 			}
 			if r := s.do(c.r); r.Status != http.StatusNotFound {
 				t.Errorf("%s: status %d", c.name, r.Status)
@@ -366,6 +504,25 @@ func TestTheFirstThingWrongIsTheAnswer(t *testing.T) {
 			s.in(t).do(c.r).wantProblem(c.status, c.code)
 		})
 	}
+	t.Run("an unknown reservation before all that is wrong with the request", func(t *testing.T) {
+		s := s.in(t)
+		id := s.account("tester", 0)
+		before := snapshot(t, db)
+		unknown := map[string]call{}
+		for name, c := range withHold(id, "/user/"+id+"/reservations/0b5a0a3e-6c3e-4b0b-9d5e-1f7b1c9d1a2b") {
+			if name == "settle" || name == "extend" {
+				unknown[name] = c
+			}
+		}
+		for _, c := range slices.Concat(badBodies(unknown), badFields(unknown), badKeys(unknown)) {
+			if strings.Contains(c.r.Path, id) {
+				s.do(c.r).wantProblem(http.StatusNotFound, "reservation_not_found")
+			}
+		}
+		if after := snapshot(t, db); after != before {
+			t.Errorf("something changed:\n%s\nbefore:\n%s", after, before)
+		}
+	})
 	t.Run("the key that was used before an account that may not spend", func(t *testing.T) {
 		t.Parallel()
 		s := s.in(t)
@@ -379,14 +536,14 @@ func TestTheFirstThingWrongIsTheAnswer(t *testing.T) {
 	})
 }
 
-func TestIDsAreDecodedExactlyOnce(t *testing.T) {
+func TestIDs_AreDecodedExactlyOnce(t *testing.T) {
 	t.Parallel()
 	s, db := startSQL(t)
 	for raw, id := range map[string]string{
 		"a%2Fb": "a/b", "user%40x.com": "user@x.com", "user@y.com": "user@y.com", "us-east-1%3A1b2c": "us-east-1:1b2c", "us-west-2:1b2c": "us-west-2:1b2c", "%2541": "%41",
-		"%25": "%", "a%252Fb": "a%2Fb", "%25252F": "%252F", "%C3%A9": "é", "ü": "ü", "e%CC%81": "e\u0301", "%F0%9F%98%80": "😀", "a%20b": "a b", "%20a%20": " a ",
+		"%25": "%", "a%252Fb": "a%2Fb", "%25252F": "%252F", "%C3%A9": "é", "ü": "ü", "e%CC%81": "e\u0301", "%F0%9F%98%80": "😀", "a%20b": "a b",
 		"a+b": "a+b", "a%2Bc": "a+c", "...": "...", "%2e%2e%2e%2e": "....", "a%3Fb": "a?b", "a%23b": "a#b", "a%3Bb;c": "a;b;c", "a&b=c": "a&b=c", "%2F": "/", "..%2F..%2Fhealth": "../../health",
-		"status": "status", "a%2Fledger": "a/ledger", "a%5Cb": `a\b`, "%22%27%3C%3E": `"'<>`, "*": "*", "~!$'(),": "~!$'(),", "a%E2%80%8Bb": "a\u200bb", "%e2%98%83": "☃",
+		"status": "status", "a%2Fledger": "a/ledger", "a%5Cb": `a\b`, "%22%27%3C%3E": `"'<>`, "*": "*", "~!$'(),": "~!$'(),", "%e2%98%83": "☃",
 		strings.Repeat("a", 255): strings.Repeat("a", 255), strings.Repeat("%E2%82%AC", 255): strings.Repeat("€", 255),
 	} {
 		t.Run(raw+" is "+id, func(t *testing.T) {
@@ -431,19 +588,19 @@ func TestIDsAreDecodedExactlyOnce(t *testing.T) {
 	}
 }
 
-func TestMethods(t *testing.T) {
+func TestMethods_AreThoseOfThePath(t *testing.T) {
 	t.Parallel()
 	s, db := startSQL(t)
 	id := s.account("tester", 5)
 	before := snapshot(t, db)
 	hold := "/user/" + id + "/reservations/0b5a0a3e-6c3e-4b0b-9d5e-1f7b1c9d1a2b"
 	for path, allow := range map[string]string{
-		"/": "GET, HEAD, OPTIONS", "/health": "GET, HEAD, OPTIONS", "/livez": "GET, HEAD, OPTIONS", "/tiers": "GET, HEAD, OPTIONS", "/users": "GET, HEAD, OPTIONS",
+		"/": "GET, HEAD, OPTIONS", "/health": "GET, HEAD, OPTIONS", "/livez": "GET, HEAD, OPTIONS", "/tiers": "GET, HEAD, OPTIONS", "/users": "GET, HEAD, OPTIONS", "/whoami": "GET, HEAD, OPTIONS",
 		"/docs": "GET, HEAD, OPTIONS", "/redoc": "GET, HEAD, OPTIONS", "/openapi.json": "GET, HEAD, OPTIONS", "/openapi.yaml": "GET, HEAD, OPTIONS",
-		"/user": "POST, OPTIONS", "/user/" + id: "GET, HEAD, PATCH, DELETE, OPTIONS", "/user/a%2Fb": "GET, HEAD, PATCH, DELETE, OPTIONS",
+		"/user": "POST, OPTIONS", "/user/" + id: "GET, HEAD, PUT, PATCH, DELETE, OPTIONS", "/user/a%2Fb": "GET, HEAD, PUT, PATCH, DELETE, OPTIONS",
 		"/user/" + id + "/status": "GET, HEAD, OPTIONS", "/user/" + id + "/ledger": "GET, HEAD, OPTIONS", "/user/" + id + "/usage": "GET, HEAD, OPTIONS", "/user/nobody/status": "GET, HEAD, OPTIONS",
 		"/user/" + id + "/tier": "PUT, OPTIONS", "/user/" + id + "/consume-tokens": "POST, OPTIONS", "/user/" + id + "/add-tokens": "POST, OPTIONS", "/user/" + id + "/refunds": "POST, OPTIONS",
-		"/user/" + id + "/reservations": "GET, HEAD, POST, OPTIONS", hold: "GET, HEAD, OPTIONS", hold + "/settle": "POST, OPTIONS", hold + "/release": "POST, OPTIONS",
+		"/user/" + id + "/reservations": "GET, HEAD, POST, OPTIONS", hold: "GET, HEAD, OPTIONS", hold + "/extend": "POST, OPTIONS", hold + "/settle": "POST, OPTIONS", hold + "/release": "POST, OPTIONS",
 	} {
 		allowed := strings.Split(allow, ", ")
 		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "TRACE", "BREW", "get", "OPTIONS"} {
@@ -473,7 +630,7 @@ func TestMethods(t *testing.T) {
 }
 
 // What net/http refuses by itself never reaches a handler; it is refused all the same.
-func TestBrokenRequestsAreRefusedOnTheWire(t *testing.T) {
+func TestBrokenRequest_IsRefusedOnTheWire(t *testing.T) {
 	t.Parallel()
 	s, db := startSQL(t)
 	id := s.account("tester", 5)

@@ -170,7 +170,7 @@ func (c *contract) find(r *http.Request) (string, map[string]string) {
 }
 
 // readable is r as it was before the service read it, in the form that the validators take: HEAD as GET, since they do
-// not look at responses to HEAD; and a JSON type as the service sees it, also when it is absent.
+// not look at responses to HEAD, and a media type as the service sees it.
 func readable(r *http.Request, body []byte) *http.Request {
 	method := r.Method
 	if method == http.MethodHead {
@@ -178,8 +178,7 @@ func readable(r *http.Request, body []byte) *http.Request {
 	}
 	c := httptest.NewRequest(method, r.URL.RequestURI(), bytes.NewReader(body))
 	c.Header = r.Header.Clone()
-	given := cmp.Or(r.Header.Get("Content-Type"), "application/json")
-	if media, _, err := mime.ParseMediaType(given); err == nil {
+	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err == nil {
 		c.Header.Set("Content-Type", media)
 	}
 	return c
@@ -468,7 +467,9 @@ type brokenStore struct {
 	err error
 }
 
-func (b brokenStore) Create(context.Context, user.Change) error { return b.err }
+func (b brokenStore) Create(context.Context, string, func(user.State) (user.Change, error)) (user.Change, error) {
+	return user.Change{}, b.err
+}
 
 func (b brokenStore) Account(context.Context, string) (user.Account, error) {
 	return user.Account{}, b.err
@@ -521,13 +522,16 @@ var provocations = map[string]provocation{
 	"insufficient_tokens":    withBody(`{"tokens_to_consume": 2147483647}`),
 	"user_inactive":          {store: user.ErrUserInactive},
 	"subscription_inactive":  {store: user.ErrSubscriptionInactive},
+	"being_erased":           {store: user.ErrBeingErased},
 	"user_not_found":         withPath(exampleUser, "nobody"),
 	"reservation_not_found":  withPath(exampleReservation, "00000000-0000-4000-8000-000000000000"),
 	"entry_not_found":        withBody(`{"entry_id": "9223372036854775807"}`),
 	"not_found":              withPath("swagger-ui.css", "nothing"),
 	"user_exists":            withBody(`{"cognito_user_id": "` + exampleUser + `"}`),
 	"reservation_closed":     {store: user.ErrReservationClosed},
-	"reservation_expired":    {store: user.ErrReservationExpired},
+	"subscription_lapsed":    {store: user.ErrSubscriptionLapsed},
+	"too_many_reservations":  {store: user.ErrTooManyReservations},
+	"refund_too_late":        {store: user.ErrRefundTooLate},
 	"refund_exceeds_charge":  withBody(`{"entry_id": "` + exampleEntry + `", "tokens": 6}`),
 	"balance_overflow":       withBody(`{"tokens_to_add": 2147483647}`),
 	"body_too_large":         withBody(`{"` + strings.Repeat("x", 64<<10) + `": 1}`),
@@ -542,12 +546,18 @@ var provocations = map[string]provocation{
 		r.Body = "tokens=1"
 	}},
 
+	"putUser user_not_found": {store: user.ErrUserNotFound},
 	"getUser user_not_found": {
 		caller: &auth.Principal{Name: "reader", Scopes: []auth.Scope{auth.Read}},
 		spoil:  func(r *request) { r.Path = "/user/nobody" },
 	},
 	"reserveTokens insufficient_tokens":  withBody(`{"tokens": 2147483647}`),
 	"refundTokens balance_overflow":      {store: user.ErrBalanceOverflow},
+	"getUser validation_failed":          withQuery("limit=1"),
+	"getUserStatus validation_failed":    withQuery("create=yes"),
+	"getReservation validation_failed":   withQuery("limit=1"),
+	"listTiers validation_failed":        withQuery("limit=1"),
+	"getWhoami validation_failed":        withQuery("limit=1"),
 	"listEntries validation_failed":      withQuery("limit=0"),
 	"listUsers validation_failed":        withQuery("limit=0"),
 	"listReservations validation_failed": withQuery("limit=0"),
@@ -635,7 +645,6 @@ var bodies = map[string]struct{ good, bad []string }{
 			`{"cognito_user_id": "u"}`,
 			`{"cognito_user_id": "a/b%2F c"}`,
 			`{"cognito_user_id": "..."}`,
-			`{"cognito_user_id": " padded "}`,
 			`{"cognito_user_id": "` + strings.Repeat("é", 255) + `"}`,
 			`{"cognito_user_id": "u1", "username": null, "email": null}`,
 			`{"cognito_user_id": "u2", "username": "", "email": ""}`,
@@ -650,6 +659,12 @@ var bodies = map[string]struct{ good, bad []string }{
 			`{"cognito_user_id": "  "}`,
 			`{"cognito_user_id": "."}`,
 			`{"cognito_user_id": ".."}`,
+			`{"cognito_user_id": " u"}`,
+			`{"cognito_user_id": "u\u2003"}`,
+			`{"cognito_user_id": "u\u200b"}`,
+			`{"cognito_user_id": "\ufeffu"}`,
+			`{"cognito_user_id": "u\u202ev"}`,
+			`{"cognito_user_id": "erased-4711"}`,
 			`{"cognito_user_id": "a\u0007b"}`,
 			`{"cognito_user_id": "a\u0085b"}`,
 			`{"cognito_user_id": "` + strings.Repeat("é", 256) + `"}`,
@@ -672,13 +687,14 @@ var bodies = map[string]struct{ good, bad []string }{
 			`{"tier": "creator"}`,
 			`{"tier": "agency"}`,
 			`{"tier": "basic", "renewal_date": null}`,
-			`{"tier": "basic", "renewal_date": "2027-01-01T00:00:00Z"}`,
+			`{"tier": "basic", "renewal_date": "2027-01-01T00:00:00.000000Z"}`,
 			`{"tier": "basic", "renewal_date": "2027-01-01T00:00:00.123456+05:30"}`,
+			`{"tier": "basic", "renewal_date": "2027-01-01", "metadata": {"reason": "upgrade"}}`,
 			`{"tier": "basic", "renewal_date": "2027-01-01T00:00:00"}`,
 		},
 		bad: []string{
 			`{}`,
-			`{"renewal_date": "2027-01-01T00:00:00Z"}`,
+			`{"renewal_date": "2027-01-01T00:00:00.000000Z"}`,
 			`{"tier": null}`,
 			`{"tier": 7}`,
 			`{"tier": ""}`,
@@ -686,7 +702,8 @@ var bodies = map[string]struct{ good, bad []string }{
 			`{"tier": "gold"}`,
 			`{"tier": "basic", "renewal_date": 7}`,
 			`{"tier": "basic", "renewal_date": ""}`,
-			`{"tier": "basic", "renewal_date": "2027-01-01"}`,
+			`{"tier": "basic", "renewal_date": "2027-1-1"}`,
+			`{"tier": "basic", "metadata": ["note"]}`,
 			`{"tier": "basic", "renewal_date": "2027-01-01 00:00:00"}`,
 			`{"tier": "basic", "renewal_date": "tomorrow"}`,
 			`{"tier": "basic", "renewal": null}`,
@@ -737,6 +754,7 @@ var bodies = map[string]struct{ good, bad []string }{
 			`{"subscription_status": "incomplete"}`,
 			`{"subscription_status": "incomplete_expired", "is_active": false}`,
 			`{"subscription_status": "active", "is_active": true}`,
+			`{"metadata": {"ticket": "4711"}}`,
 		},
 		bad: []string{
 			`{"username": 7}`,
@@ -803,8 +821,35 @@ var bodies = map[string]struct{ good, bad []string }{
 		},
 	},
 	"releaseReservation": {
-		good: []string{`{}`},
-		bad:  []string{`{"tokens_used": 0}`, `{"metadata": {}}`},
+		good: []string{`{}`, `{"metadata": {}}`, `{"metadata": null}`, `{"metadata": {"reason": "the model failed"}}`},
+		bad:  []string{`{"tokens_used": 0}`, `{"metadata": {"n": 5}}`, `{"metadata": "note"}`},
+	},
+	"extendReservation": {
+		good: []string{`{"ttl_seconds": 1}`, `{"ttl_seconds": 86400}`},
+		bad: []string{
+			`{}`,
+			`{"ttl_seconds": null}`,
+			`{"ttl_seconds": 0}`,
+			`{"ttl_seconds": 86401}`,
+			`{"ttl_seconds": 0.5}`,
+			`{"ttl_seconds": "60"}`,
+			`{"ttl_seconds": 60, "metadata": {}}`,
+		},
+	},
+	"putUser": {
+		good: []string{
+			`{}`,
+			`{"username": "Ann Ö", "email": "a.b+c@mail.example.com"}`,
+			`{"username": null, "email": ""}`,
+			`{"metadata": {"source": "sign-up"}}`,
+		},
+		bad: []string{
+			`{"username": 7}`,
+			`{"email": "nonsense"}`,
+			`{"cognito_user_id": "other"}`,
+			`{"is_active": true}`,
+			`{"metadata": {"n": 5}}`,
+		},
 	},
 	"refundTokens": {
 		good: []string{

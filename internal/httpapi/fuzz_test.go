@@ -30,17 +30,20 @@ type recorder struct {
 }
 
 func (s *recorder) account() user.Account {
-	now := time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)
+	now := s.now()
 	return user.Account{
-		ID: s.id, Tier: user.TierFree, SubscriptionStatus: user.StatusActive, Active: true, Adopted: true,
-		TokensRemaining: s.balance, TopUps: s.balance, LastReset: &now, CreatedAt: now, UpdatedAt: now,
+		ID: s.id, Tier: user.TierFree, SubscriptionStatus: user.StatusActive, Active: true, SideRow: user.CurrentSideRow,
+		GrantedPeriod: 2026*12 + 11, TokensRemaining: s.balance, TopUps: s.balance, LastReset: &now, CreatedAt: now, UpdatedAt: now,
 	}
 }
 
-func (s *recorder) Create(_ context.Context, change user.Change) error {
-	s.id, s.change = change.Account.ID, change
-	return nil
+func (s *recorder) Create(_ context.Context, id string, open func(user.State) (user.Change, error)) (user.Change, error) {
+	change, err := open(user.State{Now: s.now()})
+	s.id, s.change = id, change
+	return change, err
 }
+
+func (*recorder) now() time.Time { return time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC) }
 
 func (s *recorder) Account(_ context.Context, id string) (user.Account, error) {
 	s.id = id
@@ -49,7 +52,7 @@ func (s *recorder) Account(_ context.Context, id string) (user.Account, error) {
 
 func (s *recorder) Update(_ context.Context, ref user.Ref, apply func(user.State) (user.Change, error)) (user.Change, error) {
 	s.id = ref.AccountID
-	change, err := apply(user.State{Account: s.account(), HoldsLoaded: true})
+	change, err := apply(user.State{Account: s.account(), Now: s.now()})
 	s.change = change
 	return change, err
 }
@@ -68,9 +71,8 @@ func fuzzed(f *testing.F) (*recorder, http.Handler) {
 		f.Fatal(err)
 	}
 	store := &recorder{}
-	now := func() time.Time { return time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC) }
 	return store, httpapi.New(httpapi.Options{
-		Users: &user.Service{Store: store, Rules: user.Rules{Tiers: tiers, ResetZone: time.UTC}, Now: now},
+		Users: &user.Service{Store: store, Rules: user.NewRules(tiers, time.UTC), Now: store.now},
 		Log:   slog.New(slog.DiscardHandler), LogRequests: httpapi.LogNone, RequestTimeout: time.Minute,
 	}).Handler()
 }
@@ -79,6 +81,7 @@ func fuzzed(f *testing.F) (*recorder, http.Handler) {
 func send(t *testing.T, h http.Handler, method string, u *url.URL, body string) (status int, got m) {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), method, "/", strings.NewReader(body))
+	r.Header.Set("Content-Type", "application/json")
 	r.URL = u
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
@@ -95,7 +98,7 @@ func send(t *testing.T, h http.Handler, method string, u *url.URL, body string) 
 func FuzzBody(f *testing.F) {
 	store, h := fuzzed(f)
 	for i, names := range []string{"create", "tier", "consume", "add"} {
-		for _, c := range slices.Concat(badBodies("u"), badFields("u")) {
+		for _, c := range slices.Concat(badBodies(calls("u")), badFields(calls("u"))) {
 			if body, ok := c.r.Body.(string); ok && strings.Contains(c.name, names) && len(body) < 300 {
 				f.Add(uint8(i), body)
 			}
@@ -134,7 +137,7 @@ func FuzzBody(f *testing.F) {
 			return *s
 		}
 		known := map[string]string{
-			"create": "cognito_user_id username email", "tier": "tier renewal_date", "consume": "tokens_to_consume metadata", "add": "tokens_to_add metadata",
+			"create": "cognito_user_id username email", "tier": "tier renewal_date metadata", "consume": "tokens_to_consume metadata", "add": "tokens_to_add metadata",
 		}[name]
 		for field := range sent {
 			if !slices.Contains(strings.Fields(known), field) {
@@ -144,7 +147,7 @@ func FuzzBody(f *testing.F) {
 		switch name {
 		case "create":
 			has(t, got, m{"cognito_user_id": text("cognito_user_id"), "username": text("username"), "email": text("email")})
-			if problem := user.ValidateID(store.change.Account.ID); problem != "" {
+			if problem := user.ValidateNewID(store.change.Account.ID); problem != "" {
 				t.Fatalf("the id %s", problem)
 			}
 		case "tier":
@@ -218,12 +221,17 @@ func FuzzPathID(f *testing.F) {
 			t.Fatalf("status %d, asked for %q, want %q: %v", status, store.id, id, got)
 		}
 		// The id in another form, and that which Location has, mean the same.
+		if user.ValidateNewID(id) != "" {
+			return
+		}
 		body, err := json.Marshal(m{"cognito_user_id": id})
 		if err != nil {
 			t.Fatal(err)
 		}
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/user", bytes.NewReader(body))
+		r.Header.Set("Content-Type", "application/json")
 		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/user", bytes.NewReader(body)))
+		h.ServeHTTP(w, r)
 		for _, path := range []string{w.Header().Get("Location"), "/user/" + strings.ReplaceAll(url.QueryEscape(id), "+", "%20")} {
 			u, err := url.ParseRequestURI(path)
 			if err != nil {

@@ -52,10 +52,8 @@ func respond(w http.ResponseWriter, status int, body any) error {
 //
 // Failures: unsupported_media_type, body_too_large, malformed_json, and validation_failed with all that is wrong.
 func decode(w http.ResponseWriter, r *http.Request, dst any) error {
-	if ct := r.Header.Get("Content-Type"); ct != "" {
-		if media, _, err := mime.ParseMediaType(ct); err != nil || media != "application/json" {
-			return errUnsupportedMedia
-		}
+	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
+		return errUnsupportedMedia
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
@@ -90,6 +88,16 @@ func decodeOptional(w http.ResponseWriter, r *http.Request, dst any) error {
 	return decode(w, r, dst)
 }
 
+// refuseBody refuses a body where a call takes none.
+func refuseBody(r *http.Request) error {
+	if _, err := r.Body.Read(make([]byte, 1)); errors.Is(err, io.EOF) {
+		return nil
+	}
+	e := *errMalformedJSON
+	e.Detail = "This call takes no body."
+	return &e
+}
+
 // member is one name of a JSON object with its value as written.
 type member struct {
 	name  string
@@ -98,8 +106,12 @@ type member struct {
 
 // object splits a JSON object into its members. Equal names are refused.
 func object(text []byte) ([]member, error) {
+	var whole json.RawMessage
+	if err := json.Unmarshal(text, &whole); err != nil {
+		return nil, malformed(text, err)
+	}
 	if !utf8.Valid(text) || loneSurrogate(text) {
-		return nil, errMalformedJSON
+		return nil, errMalformedJSON.Because(errors.New("text that is not Unicode"))
 	}
 	dec := json.NewDecoder(bytes.NewReader(text))
 	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
@@ -110,22 +122,38 @@ func object(text []byte) ([]member, error) {
 	for dec.More() {
 		name, err := dec.Token()
 		if err != nil {
-			return nil, errMalformedJSON
+			return nil, errMalformedJSON.Because(err)
 		}
-		m := member{name: name.(string)}
-		if err := dec.Decode(&m.value); err != nil || seen[m.name] {
-			return nil, errMalformedJSON
+		m, at := member{name: name.(string)}, dec.InputOffset()
+		if err := dec.Decode(&m.value); err != nil {
+			return nil, errMalformedJSON.Because(err)
+		}
+		if seen[m.name] {
+			return nil, malformedAt(text, at, fmt.Sprintf("the name %.64q stands there twice", m.name))
 		}
 		seen[m.name] = true
 		members = append(members, m)
 	}
-	if _, err := dec.Token(); err != nil {
-		return nil, errMalformedJSON
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errMalformedJSON
-	}
 	return members, nil
+}
+
+// malformed says where a text stops being JSON.
+func malformed(text []byte, err error) error {
+	var syntax *json.SyntaxError
+	if len(bytes.TrimSpace(text)) == 0 || !errors.As(err, &syntax) {
+		return errMalformedJSON.Because(err)
+	}
+	return malformedAt(text, syntax.Offset, syntax.Error())
+}
+
+// malformedAt counts lines and characters up to and with the byte before offset, both from 1.
+func malformedAt(text []byte, offset int64, problem string) error {
+	before := text[:min(max(offset-1, 0), int64(len(text)))]
+	line := 1 + bytes.Count(before, []byte("\n"))
+	column := 1 + utf8.RuneCount(before[bytes.LastIndexByte(before, '\n')+1:])
+	e := *errMalformedJSON
+	e.Detail = fmt.Sprintf("The body must be one JSON object: line %d, column %d: %s.", line, column, problem)
+	return &e
 }
 
 // Escapes of UTF-16: a whole pair, or, in the group, half of one.
@@ -144,6 +172,9 @@ func loneSurrogate(text []byte) bool {
 	return false
 }
 
+// plainInteger is how whole numbers are written; their range is judged later.
+var plainInteger = regexp.MustCompile(`^(0|-?[1-9][0-9]*)$`)
+
 // assign sets the field of target that m names and says what is wrong with m, or "".
 func assign(target reflect.Value, m member) string {
 	for field, value := range target.Fields() {
@@ -158,6 +189,13 @@ func assign(target reflect.Value, m member) string {
 				return "must not be null"
 			}
 		}
+		kind := field.Type
+		if kind.Kind() == reflect.Pointer {
+			kind = kind.Elem()
+		}
+		if kind.Kind() == reflect.Int64 && !plainInteger.Match(m.value) {
+			return "must be an integer written in plain digits"
+		}
 		err := json.Unmarshal(m.value, value.Addr().Interface())
 		if err == nil {
 			return ""
@@ -165,12 +203,8 @@ func assign(target reflect.Value, m member) string {
 		if own := fieldMessage(""); errors.As(err, &own) {
 			return string(own)
 		}
-		kind := field.Type
-		if kind.Kind() == reflect.Pointer {
-			kind = kind.Elem()
-		}
 		if kind.Kind() == reflect.Int64 {
-			return "must be an integer written in plain digits"
+			return "is out of range"
 		}
 		return "must be a " + kind.Kind().String()
 	}
@@ -185,23 +219,27 @@ func (m fieldMessage) Error() string { return string(m) }
 // metadata is a caller's own notes on a command.
 type metadata map[string]string
 
+// maxMetadata is the most bytes of names and values together.
+const maxMetadata = 2048
+
 // UnmarshalJSON takes an object of strings and nothing else.
 func (d *metadata) UnmarshalJSON(text []byte) error {
-	const message = fieldMessage("must be an object with string values")
 	members, err := object(text)
 	if err != nil {
-		return message
+		return fieldMessage("must be an object with string values")
 	}
 	*d = metadata{}
+	size := 0
 	for _, m := range members {
-		if m.value[0] != '"' {
-			return message
-		}
 		var s string
-		if err := json.Unmarshal(m.value, &s); err != nil {
-			return message
+		if err := json.Unmarshal(m.value, &s); err != nil || m.value[0] != '"' {
+			return fieldMessage(fmt.Sprintf("must be an object with string values: that of %.64q is none", m.name))
 		}
 		(*d)[m.name] = s
+		size += len(m.name) + len(s)
+	}
+	if size > maxMetadata {
+		return fieldMessage(fmt.Sprintf("must have at most %d bytes of names and values", maxMetadata))
 	}
 	return nil
 }
@@ -225,12 +263,18 @@ func (c *clearable) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
+// timestampLayout has six digits always, so that the texts sort like the instants.
+const timestampLayout = "2006-01-02T15:04:05.000000Z07:00"
+
 // timestamp is an instant on the wire: RFC 3339 in UTC.
 type timestamp struct{ time.Time }
 
 // MarshalJSON writes the instant.
 func (t timestamp) MarshalJSON() ([]byte, error) {
-	return t.UTC().AppendFormat(nil, `"`+time.RFC3339Nano+`"`), nil
+	text := make([]byte, 0, len(timestampLayout)+2)
+	text = append(text, '"')
+	text = t.UTC().AppendFormat(text, timestampLayout)
+	return append(text, '"'), nil
 }
 
 // UnmarshalJSON reads RFC 3339, or a date-time without zone as UTC.
@@ -268,6 +312,28 @@ func parseTimestamp(s string) (time.Time, error) {
 	return time.Time{}, errTimestamp
 }
 
+// renewal is a date-time, or a date, which stands for its first instant in UTC.
+type renewal struct{ time.Time }
+
+// UnmarshalJSON reads either.
+func (d *renewal) UnmarshalJSON(text []byte) error {
+	var s string
+	if err := json.Unmarshal(text, &s); err != nil {
+		return errRenewal
+	}
+	t, err := parseDate(s)
+	if err != nil {
+		t, err = parseTimestamp(s)
+	}
+	if err != nil {
+		return errRenewal
+	}
+	d.Time = t
+	return nil
+}
+
+const errRenewal = fieldMessage("must be a date such as 2026-11-24, or a date-time such as 2026-11-24T10:00:00Z")
+
 // instant is the wire form of an optional instant.
 func instant(t *time.Time) *timestamp {
 	if t == nil {
@@ -283,7 +349,7 @@ func newValidator() *validator.Validate {
 	v := validator.New(validator.WithRequiredStructEnabled())
 	v.RegisterTagNameFunc(func(f reflect.StructField) string { return f.Tag.Get("json") })
 	for tag, ok := range map[string]func(string) bool{
-		"account_id":          func(s string) bool { return user.ValidateID(s) == "" },
+		"new_id":              func(s string) bool { return user.ValidateNewID(s) == "" },
 		"no_control":          func(s string) bool { return !strings.ContainsFunc(s, unicode.IsControl) },
 		"subscription_status": knownStatus,
 		"no_nul":              func(s string) bool { return !strings.ContainsRune(s, 0) },
@@ -335,10 +401,10 @@ func message(f validator.FieldError) string {
 	switch f.ActualTag() {
 	case "required":
 		return "is required"
-	case "account_id":
-		return user.ValidateID(f.Value().(string))
+	case "new_id":
+		return user.ValidateNewID(f.Value().(string))
 	case "subscription_status":
-		return fmt.Sprintf("must be one of %v", user.SubscriptionStatuses())
+		return string(oneOf(user.SubscriptionStatuses()))
 	case "email":
 		return "must be a valid e-mail address"
 	case "no_control":

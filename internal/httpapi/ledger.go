@@ -18,6 +18,9 @@ type entryBody struct {
 	BalanceAfter    int64             `json:"balance_after"`
 	UsedAfter       int64             `json:"used_after"`
 	TokensCharged   int64             `json:"tokens_charged"`
+	TokensRefunded  int64             `json:"tokens_refunded"`
+	TopUpsAmount    *int64            `json:"top_ups_amount"`
+	Changes         user.Changes      `json:"changes"`
 	ReservationID   *string           `json:"reservation_id"`
 	RefundedEntryID *string           `json:"refunded_entry_id"`
 	IdempotencyKey  *string           `json:"idempotency_key"`
@@ -41,33 +44,34 @@ func (a *API) ledger(w http.ResponseWriter, r *http.Request) error {
 		return a.unknownFirst(r, id, err)
 	}
 	limit := q.Limit
-	q.Limit++ // one more tells whether there is a next page
+	q.Limit++ // see pageOf
 	entries, err := a.Users.Entries(r.Context(), id, q)
 	if err != nil {
 		return err
 	}
 	body := ledgerBody{Entries: []entryBody{}}
-	if len(entries) > limit {
-		entries = entries[:limit]
-		cursor := newCursor(entries[limit-1].ID)
-		body.NextCursor = &cursor
-	}
+	entries, body.NextCursor = pageOf(entries, limit, func(last user.Entry) string { return newCursor(last.ID) })
 	private := !callerOf(r).Can(auth.Read)
 	for _, e := range entries {
 		if private { // its owner reads it: who works there, and with which keys, is none of their business
 			e.Actor, e.IdempotencyKey = nil, nil
 		}
-		b := entryBody{
-			EntryID: *entryID(e.ID), Kind: e.Kind, Amount: e.Amount, BalanceAfter: e.BalanceAfter, UsedAfter: e.UsedAfter,
-			TokensCharged: e.TokensCharged, ReservationID: e.ReservationID, IdempotencyKey: e.IdempotencyKey,
-			Metadata: e.Metadata, Actor: e.Actor, CreatedAt: timestamp{e.CreatedAt},
-		}
-		if e.RefundedEntryID != nil {
-			b.RefundedEntryID = entryID(*e.RefundedEntryID)
-		}
-		body.Entries = append(body.Entries, b)
+		body.Entries = append(body.Entries, newEntryBody(e))
 	}
 	return respond(w, http.StatusOK, body)
+}
+
+func newEntryBody(e user.Entry) entryBody {
+	b := entryBody{
+		EntryID: *entryID(e.ID), Kind: e.Kind, Amount: e.Amount, BalanceAfter: e.BalanceAfter, UsedAfter: e.UsedAfter,
+		TokensCharged: e.TokensCharged, TokensRefunded: e.TokensRefunded, TopUpsAmount: e.TopUpsAmount, Changes: e.Changes,
+		ReservationID: e.ReservationID, IdempotencyKey: e.IdempotencyKey, Metadata: e.Metadata, Actor: e.Actor,
+		CreatedAt: timestamp{e.CreatedAt},
+	}
+	if e.RefundedEntryID != nil {
+		b.RefundedEntryID = entryID(*e.RefundedEntryID)
+	}
+	return b
 }
 
 func entryQuery(r *http.Request) (user.EntryQuery, error) {
@@ -76,7 +80,7 @@ func entryQuery(r *http.Request) (user.EntryQuery, error) {
 	query.read("kind", func(s string) error {
 		q.Kind = user.EntryKind(s)
 		if !slices.Contains(user.EntryKinds(), q.Kind) {
-			return fieldMessage("must be a kind of ledger entry")
+			return oneOf(user.EntryKinds())
 		}
 		return nil
 	})

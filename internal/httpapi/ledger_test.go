@@ -57,7 +57,7 @@ func down(from, to int) (numbers []int) {
 	return numbers
 }
 
-func TestTheLedgerComesInPages(t *testing.T) {
+func TestLedger_ComesInPages(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	const n = 23
@@ -85,7 +85,6 @@ func TestTheLedgerComesInPages(t *testing.T) {
 		{"", [][]int{down(23, 1)}},
 		{"limit=0005&kind=top_up", [][]int{down(23, 19), down(18, 14), down(13, 9), down(8, 4), down(3, 1)}},
 		{"kind=consume", [][]int{{}}},
-		{"nobody=knows&this=", [][]int{down(23, 1)}},
 	} {
 		t.Run(fmt.Sprintf("%q makes %d pages", c.query, len(c.want)), func(t *testing.T) {
 			t.Parallel()
@@ -152,7 +151,7 @@ func TestTheLedgerComesInPages(t *testing.T) {
 	})
 }
 
-func TestTheLedgerIsFiltered(t *testing.T) {
+func TestLedger_IsFiltered(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	at := func(minute int) time.Time { return time.Date(2026, 11, 25, 10, minute, 0, 250_000_000, time.UTC) }
@@ -197,11 +196,11 @@ func TestTheLedgerIsFiltered(t *testing.T) {
 	}
 }
 
-func TestEntriesShowWhatTheCommandCarried(t *testing.T) {
+func TestEntries_ShowWhatTheCommandCarried(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	id := s.account("tester", 0)
-	plain := m{"reservation_id": nil, "refunded_entry_id": nil, "idempotency_key": nil, "metadata": nil, "actor": nil, "created_at": "2026-11-24T10:00:00Z"}
+	plain := m{"reservation_id": nil, "refunded_entry_id": nil, "idempotency_key": nil, "metadata": nil, "actor": nil, "created_at": "2026-11-24T10:00:00.000000Z"}
 	has(t, s.entries(id)[0], m{"kind": "tier_change", "amount": 1000, "balance_after": 1000, "used_after": 0, "tokens_charged": 0})
 	s.consume(id, 7).want(http.StatusOK)
 	has(t, s.entries(id)[0], plain)

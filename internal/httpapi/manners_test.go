@@ -26,8 +26,11 @@ type broken struct {
 	fail       func(context.Context) error
 }
 
-func (b broken) Ping(ctx context.Context) error                  { return b.fail(ctx) }
-func (b broken) Create(ctx context.Context, _ user.Change) error { return b.fail(ctx) }
+func (b broken) Ping(ctx context.Context) error { return b.fail(ctx) }
+
+func (b broken) Create(ctx context.Context, _ string, _ func(user.State) (user.Change, error)) (user.Change, error) {
+	return user.Change{}, b.fail(ctx)
+}
 
 func (b broken) Account(ctx context.Context, _ string) (user.Account, error) {
 	return user.Account{}, b.fail(ctx)
@@ -47,7 +50,7 @@ func stub(t *testing.T, fail func(context.Context) error, change ...func(*httpap
 	s := &service{t: t, clock: &clock{now: time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)}, log: &lockedBuffer{}, private: &privateWords{}}
 	t.Cleanup(func() { s.private.checkLog(t, s.log) })
 	o := httpapi.Options{
-		Users:       &user.Service{Store: broken{fail: fail}, Rules: user.Rules{Tiers: tiers, ResetZone: time.UTC}, Now: s.clock.Now},
+		Users:       &user.Service{Store: broken{fail: fail}, Rules: user.NewRules(tiers, time.UTC), Now: s.clock.Now},
 		Database:    broken{fail: fail},
 		Log:         slog.New(slog.NewJSONHandler(s.log, nil)),
 		Version:     "test",
@@ -393,7 +396,7 @@ func TestHealth(t *testing.T) {
 			r := s.get("/health")
 			body := r.want(c.status)
 			shape(t, body, "database service status timestamp version")
-			has(t, body, m{"service": "user-management", "version": "test", "timestamp": "2026-11-24T10:00:00Z"})
+			has(t, body, m{"service": "user-management", "version": "test", "timestamp": "2026-11-24T10:00:00.000000Z"})
 			has(t, body, c.want)
 			if got := r.Header.Get("Content-Type"); got != "application/json" || strings.Contains(string(r.Body), secret) {
 				t.Errorf("%s: %s", got, r.Body)

@@ -21,6 +21,7 @@ func (a *API) root(w http.ResponseWriter, _ *http.Request) error {
 			"users":          "GET /users",
 			"create_user":    "POST /user",
 			"get_user":       "GET /user/{cognito_user_id}",
+			"put_user":       "PUT /user/{cognito_user_id}",
 			"change_user":    "PATCH /user/{cognito_user_id}",
 			"delete_user":    "DELETE /user/{cognito_user_id}",
 			"user_status":    "GET /user/{cognito_user_id}/status",
@@ -78,6 +79,9 @@ type whoamiBody struct {
 
 // whoami tells callers whom the service takes them for.
 func (a *API) whoami(w http.ResponseWriter, r *http.Request) error {
+	if err := refuseQuery(r, nil); err != nil {
+		return err
+	}
 	c := callerOf(r)
 	body := whoamiBody{Name: c.Name, Scopes: append([]auth.Scope{}, c.Scopes...), Open: a.Authenticate == nil}
 	if !c.ExpiresAt.IsZero() {
@@ -94,7 +98,10 @@ type tierBody struct {
 	Description    string `json:"description"`
 }
 
-func (a *API) tiers(w http.ResponseWriter, _ *http.Request) error {
+func (a *API) tiers(w http.ResponseWriter, r *http.Request) error {
+	if err := refuseQuery(r, nil); err != nil {
+		return err
+	}
 	tiers := map[string]tierBody{}
 	for _, t := range a.Users.Tiers() {
 		perMonth := t.Allowance

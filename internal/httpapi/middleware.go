@@ -92,6 +92,16 @@ type entryNoter struct{ user.Store }
 // Update implements user.Store.
 func (s entryNoter) Update(ctx context.Context, ref user.Ref, apply func(user.State) (user.Change, error)) (user.Change, error) {
 	change, err := s.Store.Update(ctx, ref, apply)
+	return note(ctx, change, err)
+}
+
+// Create implements user.Store.
+func (s entryNoter) Create(ctx context.Context, id string, open func(user.State) (user.Change, error)) (user.Change, error) {
+	change, err := s.Store.Create(ctx, id, open)
+	return note(ctx, change, err)
+}
+
+func note(ctx context.Context, change user.Change, err error) (user.Change, error) {
 	if err == nil {
 		about := about(ctx)
 		for _, e := range change.Entries {

@@ -26,7 +26,7 @@ var (
 	errInternal         = &user.Error{Code: user.CodeInternal, Detail: "Something went wrong on our side."}
 )
 
-// kinds is the one mapping of codes to HTTP (product.md §4 "Errors").
+// kinds is the one mapping of codes to HTTP.
 var kinds = map[user.Code]struct {
 	status int
 	title  string
@@ -40,15 +40,18 @@ var kinds = map[user.Code]struct {
 	user.CodeInsufficientTokens:   {http.StatusPaymentRequired, "Insufficient tokens"},
 	user.CodeUserInactive:         {http.StatusForbidden, "User inactive"},
 	user.CodeSubscriptionInactive: {http.StatusForbidden, "Subscription inactive"},
+	user.CodeSubscriptionLapsed:   {http.StatusForbidden, "Subscription lapsed"},
 	user.CodeUserNotFound:         {http.StatusNotFound, "User not found"},
 	user.CodeReservationNotFound:  {http.StatusNotFound, "Reservation not found"},
 	user.CodeEntryNotFound:        {http.StatusNotFound, "Entry not found"},
 	errNotFound.Code:              {http.StatusNotFound, "Not found"},
 	errMethodNotAllowed.Code:      {http.StatusMethodNotAllowed, "Method not allowed"},
 	user.CodeUserExists:           {http.StatusConflict, "User exists"},
+	user.CodeBeingErased:          {http.StatusConflict, "Being erased"},
 	user.CodeReservationClosed:    {http.StatusConflict, "Reservation closed"},
-	user.CodeReservationExpired:   {http.StatusConflict, "Reservation expired"},
+	user.CodeTooManyReservations:  {http.StatusConflict, "Too many reservations"},
 	user.CodeRefundExceedsCharge:  {http.StatusConflict, "Refund exceeds charge"},
+	user.CodeRefundTooLate:        {http.StatusConflict, "Refund too late"},
 	user.CodeBalanceOverflow:      {http.StatusConflict, "Balance overflow"},
 	errBodyTooLarge.Code:          {http.StatusRequestEntityTooLarge, "Body too large"},
 	errUnsupportedMedia.Code:      {http.StatusUnsupportedMediaType, "Unsupported media type"},
@@ -69,11 +72,16 @@ type problem struct {
 	Instance  string    `json:"instance"`
 	Code      user.Code `json:"code"`
 	RequestID string    `json:"request_id"`
+	// Outcome says with a 503 whether the change may have been made.
+	Outcome user.Outcome `json:"outcome,omitempty"`
 	// RequiredScope is a scope that would do.
 	RequiredScope auth.Scope   `json:"required_scope,omitempty"`
 	Errors        []fieldError `json:"errors,omitempty"`
 	*shortage
 }
+
+// maxErrors is the most errors that one problem lists.
+const maxErrors = 20
 
 type fieldError struct {
 	Field   string `json:"field"`
@@ -81,9 +89,9 @@ type fieldError struct {
 }
 
 type shortage struct {
-	TokensRemaining int64     `json:"tokens_remaining"`
-	TokensRequired  int64     `json:"tokens_required"`
-	NextResetAt     timestamp `json:"next_reset_at"`
+	TokensRemaining int64      `json:"tokens_remaining"`
+	TokensRequired  int64      `json:"tokens_required"`
+	NextResetAt     *timestamp `json:"next_reset_at"`
 }
 
 // known returns err as an error that has a code: internal where nobody foresaw it.
@@ -134,16 +142,16 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	p := problem{
 		Type: "urn:viralpilot:problem:" + string(e.Code), Title: kind.title, Status: kind.status, Detail: e.Detail,
-		Instance: r.URL.EscapedPath(), Code: e.Code, RequestID: requestID(r.Context()),
+		Instance: r.URL.EscapedPath(), Code: e.Code, RequestID: requestID(r.Context()), Outcome: e.Outcome,
 	}
-	for _, f := range e.Fields {
+	for _, f := range e.Fields[:min(len(e.Fields), maxErrors)] {
 		p.Errors = append(p.Errors, fieldError(f))
 	}
 	if lacking := lacksScope(nil); errors.As(err, &lacking) {
 		p.RequiredScope = lacking[0]
 	}
 	if s := e.Shortage; s != nil {
-		p.shortage = &shortage{s.TokensRemaining, s.TokensRequired, timestamp{s.NextResetAt}}
+		p.shortage = &shortage{s.TokensRemaining, s.TokensRequired, instant(s.NextResetAt)}
 	}
 	encode(w, kind.status, "application/problem+json", p)
 }

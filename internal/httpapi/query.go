@@ -2,9 +2,12 @@ package httpapi
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/viralpilot/user-management/internal/user"
 )
@@ -13,6 +16,7 @@ import (
 type query struct {
 	values   url.Values
 	problems fieldErrors
+	known    []string
 }
 
 func newQuery(r *http.Request) *query {
@@ -26,6 +30,7 @@ func newQuery(r *http.Request) *query {
 
 // read passes the parameter to set, if it is there.
 func (q *query) read(name string, set func(string) error) {
+	q.known = append(q.known, name)
 	given := q.values[name]
 	if len(given) == 0 {
 		return
@@ -39,14 +44,49 @@ func (q *query) read(name string, set func(string) error) {
 	}
 }
 
-// err is validation_failed when anything was wrong.
-func (q *query) err() error { return q.problems.with(nil) }
+// err is validation_failed when anything was wrong, or a parameter was given that the call does not have.
+func (q *query) err() error {
+	for _, name := range slices.Sorted(maps.Keys(q.values)) {
+		if !slices.Contains(q.known, name) {
+			q.problems = append(q.problems, user.FieldError{Field: name, Message: "is not a parameter of this call"})
+		}
+	}
+	return q.problems.with(nil)
+}
+
+// refuseQuery returns err, or what is wrong with the query of a call that has no parameters.
+func refuseQuery(r *http.Request, err error) error {
+	if err != nil || r.URL.RawQuery == "" {
+		return err
+	}
+	return newQuery(r).err()
+}
+
+// oneOf says what a value must be.
+func oneOf[T ~string](values []T) fieldMessage {
+	words := make([]string, len(values))
+	for i, v := range values {
+		words[i] = string(v)
+	}
+	last := len(words) - 1
+	return fieldMessage("must be " + strings.Join(words[:last], ", ") + " or " + words[last])
+}
 
 // Pages of a list.
 const (
 	defaultLimit = 50
 	maxLimit     = 200
 )
+
+// pageOf cuts what was found, of which one more than limit was asked for, to a page. The next one begins at the cursor of
+// the page's last item; there is none where the one more is missing.
+func pageOf[T any](found []T, limit int, cursor func(last T) string) (page []T, next *string) {
+	if len(found) <= limit {
+		return found, nil
+	}
+	c := cursor(found[limit-1])
+	return found[:limit], &c
+}
 
 func parseLimit(s string) (int, error) {
 	n, err := strconv.ParseUint(s, 10, 16)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,33 +17,50 @@ import (
 )
 
 type reservationBody struct {
-	ReservationID       string                 `json:"reservation_id"`
-	CognitoUserID       string                 `json:"cognito_user_id"`
-	Status              user.ReservationStatus `json:"status"`
-	TokensReserved      int64                  `json:"tokens_reserved"`
-	TokensCharged       int64                  `json:"tokens_charged"`
-	TokensReturned      int64                  `json:"tokens_returned"`
-	Shortfall           int64                  `json:"shortfall"`
-	CreatedAt           timestamp              `json:"created_at"`
-	ExpiresAt           timestamp              `json:"expires_at"`
-	ClosedAt            *timestamp             `json:"closed_at"`
-	TokensRemaining     int64                  `json:"tokens_remaining"`
-	TokensUsedThisMonth int64                  `json:"tokens_used_this_month"`
-	EntryID             *string                `json:"entry_id"`
+	ReservationID  string                 `json:"reservation_id"`
+	CognitoUserID  string                 `json:"cognito_user_id"`
+	Status         user.ReservationStatus `json:"status"`
+	TokensReserved int64                  `json:"tokens_reserved"`
+	TokensUsed     *int64                 `json:"tokens_used"`
+	TokensCharged  int64                  `json:"tokens_charged"`
+	TokensReturned int64                  `json:"tokens_returned"`
+	Shortfall      int64                  `json:"shortfall"`
+	Late           bool                   `json:"late"`
+	Metadata       map[string]string      `json:"metadata"`
+	CreatedAt      timestamp              `json:"created_at"`
+	ExpiresAt      timestamp              `json:"expires_at"`
+	ClosedAt       *timestamp             `json:"closed_at"`
+}
+
+// reservationReceiptBody answers a command on a reservation.
+type reservationReceiptBody struct {
+	reservationBody
+	TokensRemaining     int64   `json:"tokens_remaining"`
+	TokensUsedThisMonth int64   `json:"tokens_used_this_month"`
+	LowBalance          bool    `json:"low_balance"`
+	EntryID             *string `json:"entry_id"`
 }
 
 func newReservationBody(r user.ReservationReceipt) reservationBody {
 	h := r.Reservation
-	body := reservationBody{
+	return reservationBody{
 		ReservationID: h.ID, CognitoUserID: r.Account.ID, Status: h.Status,
-		TokensReserved: h.Tokens, TokensCharged: h.Charged, TokensReturned: h.Returned, Shortfall: h.Shortfall,
+		TokensReserved: h.Tokens, TokensUsed: h.TokensUsed, TokensCharged: h.Charged, TokensReturned: h.Returned,
+		Shortfall: h.Shortfall, Late: h.Late, Metadata: h.Metadata,
 		CreatedAt: timestamp{h.CreatedAt}, ExpiresAt: timestamp{h.ExpiresAt}, ClosedAt: instant(h.ClosedAt),
-		TokensRemaining: r.Account.TokensRemaining, TokensUsedThisMonth: r.Account.TokensUsed,
+	}
+}
+
+func respondReservation(w http.ResponseWriter, status int, r user.ReservationReceipt) error {
+	body := reservationReceiptBody{
+		reservationBody: newReservationBody(r), TokensRemaining: r.Account.TokensRemaining,
+		TokensUsedThisMonth: r.Account.TokensUsed, LowBalance: r.LowBalance,
 	}
 	if r.Entry != nil {
 		body.EntryID = entryID(r.Entry.ID)
 	}
-	return body
+	markReplayed(w, r.Replayed)
+	return respond(w, status, body)
 }
 
 type reserveRequest struct {
@@ -57,7 +75,7 @@ func (a *API) reserve(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	c := user.Reserve{Tokens: *in.Tokens, TTL: user.DefaultHold, Meta: meta(r, in.Metadata)}
+	c := user.Reserve{Tokens: *in.Tokens, Meta: meta(r, in.Metadata)}
 	if in.TTLSeconds != nil {
 		c.TTL = time.Duration(*in.TTLSeconds) * time.Second
 	}
@@ -66,8 +84,7 @@ func (a *API) reserve(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	w.Header().Set("Location", "/user/"+url.PathEscape(id)+"/reservations/"+receipt.Reservation.ID)
-	markReplayed(w, receipt.Replayed)
-	return respond(w, http.StatusCreated, newReservationBody(receipt))
+	return respondReservation(w, http.StatusCreated, receipt)
 }
 
 type settleRequest struct {
@@ -78,22 +95,42 @@ type settleRequest struct {
 func (a *API) settle(w http.ResponseWriter, r *http.Request) error {
 	var in settleRequest
 	read := func() error { return decode(w, r, &in) }
-	return a.closeReservation(w, r, read, func(id, reservationID string) (user.ReservationReceipt, error) {
+	return a.reservationCommand(w, r, read, func(id, reservationID string) (user.ReservationReceipt, error) {
 		return a.Users.Settle(r.Context(), id, user.Settle{
-			ReservationID: reservationID, TokensUsed: *in.TokensUsed, Meta: user.Meta{Metadata: in.Metadata, Actor: actor(r)},
+			ReservationID: reservationID, TokensUsed: *in.TokensUsed, Meta: meta(r, in.Metadata),
 		})
 	})
 }
 
-func (a *API) release(w http.ResponseWriter, r *http.Request) error {
-	read := func() error { return decodeOptional(w, r, &struct{}{}) }
-	return a.closeReservation(w, r, read, func(id, reservationID string) (user.ReservationReceipt, error) {
-		return a.Users.Release(r.Context(), id, user.Release{ReservationID: reservationID, Actor: actor(r)})
+type extendRequest struct {
+	TTLSeconds *int64 `json:"ttl_seconds" validate:"required,min=1,max=86400"`
+}
+
+func (a *API) extend(w http.ResponseWriter, r *http.Request) error {
+	var in extendRequest
+	read := func() error { return decode(w, r, &in) }
+	return a.reservationCommand(w, r, read, func(id, reservationID string) (user.ReservationReceipt, error) {
+		return a.Users.Extend(r.Context(), id, user.Extend{
+			ReservationID: reservationID, TTL: time.Duration(*in.TTLSeconds) * time.Second, Meta: meta(r, nil),
+		})
 	})
 }
 
-// closeReservation reads ids and body, in the order in which their failures count: the user, the reservation, the body.
-func (a *API) closeReservation(w http.ResponseWriter, r *http.Request, read func() error, do func(id, reservationID string) (user.ReservationReceipt, error)) error {
+type releaseRequest struct {
+	Metadata metadata `json:"metadata" null:"none" validate:"metadata"`
+}
+
+func (a *API) release(w http.ResponseWriter, r *http.Request) error {
+	var in releaseRequest
+	read := func() error { return decodeOptional(w, r, &in) }
+	return a.reservationCommand(w, r, read, func(id, reservationID string) (user.ReservationReceipt, error) {
+		return a.Users.Release(r.Context(), id, user.Release{ReservationID: reservationID, Meta: meta(r, in.Metadata)})
+	})
+}
+
+// reservationCommand reads ids, body and key, in the order in which their failures count: the user, the reservation, the
+// rest.
+func (a *API) reservationCommand(w http.ResponseWriter, r *http.Request, read func() error, do func(id, reservationID string) (user.ReservationReceipt, error)) error {
 	id, err := pathID(r)
 	if err != nil {
 		return err
@@ -102,18 +139,26 @@ func (a *API) closeReservation(w http.ResponseWriter, r *http.Request, read func
 	if err != nil {
 		return a.unknownFirst(r, id, err)
 	}
-	if err := read(); err != nil {
-		_, lookup := a.Users.Reservation(r.Context(), id, reservationID)
-		if errors.Is(lookup, user.ErrUserNotFound) || errors.Is(lookup, user.ErrReservationNotFound) {
-			return lookup
-		}
-		return err
+	if err = read(); err == nil {
+		err = refuseQuery(r, checkKey(r))
+	}
+	if err != nil {
+		return a.unknownReservationFirst(r, id, reservationID, err)
 	}
 	receipt, err := do(id, reservationID)
 	if err != nil {
 		return err
 	}
-	return respond(w, http.StatusOK, newReservationBody(receipt))
+	return respondReservation(w, http.StatusOK, receipt)
+}
+
+// unknownReservationFirst returns err, or that the account or the reservation does not exist when it does not.
+func (a *API) unknownReservationFirst(r *http.Request, id, reservationID string, err error) error {
+	lookup := a.Users.ReservationExists(r.Context(), id, reservationID)
+	if errors.Is(lookup, user.ErrUserNotFound) || errors.Is(lookup, user.ErrReservationNotFound) {
+		return lookup
+	}
+	return err
 }
 
 func (a *API) getReservation(w http.ResponseWriter, r *http.Request) error {
@@ -124,6 +169,9 @@ func (a *API) getReservation(w http.ResponseWriter, r *http.Request) error {
 	reservationID, err := pathReservationID(r)
 	if err != nil {
 		return a.unknownFirst(r, id, err)
+	}
+	if err := refuseQuery(r, nil); err != nil {
+		return a.unknownReservationFirst(r, id, reservationID, err)
 	}
 	receipt, err := a.Users.Reservation(r.Context(), id, reservationID)
 	if err != nil {
@@ -137,34 +185,45 @@ type reservationsBody struct {
 	NextCursor   *string           `json:"next_cursor"`
 }
 
-func (a *API) openReservations(w http.ResponseWriter, r *http.Request) error {
+func (a *API) listReservations(w http.ResponseWriter, r *http.Request) error {
 	id, err := pathID(r)
 	if err != nil {
 		return err
 	}
-	q := user.ReservationQuery{Limit: defaultLimit}
+	q := user.ReservationQuery{Status: user.ReservationOpen, Limit: defaultLimit}
 	query := newQuery(r)
+	query.read("status", func(s string) (err error) { q.Status, err = parseReservationStatus(s); return err })
 	query.read("limit", func(s string) (err error) { q.Limit, err = parseLimit(s); return err })
 	query.read("cursor", func(s string) (err error) { q.AfterExpiry, q.AfterID, err = parseReservationCursor(s); return err })
 	if err := query.err(); err != nil {
 		return a.unknownFirst(r, id, err)
 	}
 	limit := q.Limit
-	q.Limit++ // one more tells whether there is a next page
-	open, err := a.Users.OpenReservations(r.Context(), id, q)
+	q.Limit++ // see pageOf
+	found, err := a.Users.Reservations(r.Context(), id, q)
 	if err != nil {
 		return err
 	}
 	body := reservationsBody{Reservations: []reservationBody{}}
-	if len(open) > limit {
-		open = open[:limit]
-		cursor := newReservationCursor(open[limit-1].Reservation)
-		body.NextCursor = &cursor
-	}
-	for _, receipt := range open {
+	found, body.NextCursor = pageOf(found, limit, func(last user.ReservationReceipt) string {
+		return newReservationCursor(last.Reservation)
+	})
+	for _, receipt := range found {
 		body.Reservations = append(body.Reservations, newReservationBody(receipt))
 	}
 	return respond(w, http.StatusOK, body)
+}
+
+// parseReservationStatus reads a status, or "all", which is none in particular.
+func parseReservationStatus(s string) (user.ReservationStatus, error) {
+	status := user.ReservationStatus(s)
+	switch {
+	case s == "all":
+		return "", nil
+	case !slices.Contains(user.ReservationStatuses(), status):
+		return "", oneOf(append(user.ReservationStatuses(), "all"))
+	}
+	return status, nil
 }
 
 // pathReservationID takes a UUID in its usual form; anything else names no reservation.

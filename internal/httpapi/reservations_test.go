@@ -7,27 +7,20 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/viralpilot/user-management/internal/httpapi"
-	"github.com/viralpilot/user-management/internal/user"
 )
 
-const reservationFields = "closed_at cognito_user_id created_at entry_id expires_at reservation_id shortfall status tokens_charged " +
-	"tokens_remaining tokens_reserved tokens_returned tokens_used_this_month"
-
-// small gives the tiers the allowances of the worked cases of product.md §3.
-func small(o *httpapi.Options) {
-	tiers, err := user.NewCatalogue(map[string]int64{"tester": 10, "creator": 20})
-	if err != nil {
-		panic(err)
-	}
-	o.Users.Rules.Tiers = tiers
-}
-
-const nextMonth = 10 * 24 * time.Hour // from the day on which the tests' clock begins
+const (
+	reservationFields = "closed_at cognito_user_id created_at expires_at late metadata reservation_id shortfall status " +
+		"tokens_charged tokens_reserved tokens_returned tokens_used"
+	reservationReceiptFields = "closed_at cognito_user_id created_at entry_id expires_at late low_balance metadata reservation_id " +
+		"shortfall status tokens_charged tokens_remaining tokens_reserved tokens_returned tokens_used tokens_used_this_month"
+)
 
 func (s *service) later(d time.Duration) { s.clock.Set(s.clock.Now().Add(d)) }
 
@@ -55,7 +48,7 @@ func (s *service) release(path string) response {
 	return s.do(request{Method: http.MethodPost, Path: path + "/release"})
 }
 
-func TestReserving(t *testing.T) {
+func TestReserve_HoldsTokens(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	t.Run("tokens leave the balance and Location leads to the reservation", func(t *testing.T) {
@@ -66,17 +59,22 @@ func TestReserving(t *testing.T) {
 		s.put(path+"/tier", m{"tier": "tester"}).want(http.StatusOK)
 		r := s.post(path+"/reservations", m{"tokens": 400, "metadata": m{"model": "large"}})
 		made := r.want(http.StatusCreated)
-		shape(t, made, reservationFields)
+		shape(t, made, reservationReceiptFields)
 		has(t, made, m{
-			"cognito_user_id": id, "status": "open", "tokens_reserved": 400, "tokens_charged": 0, "tokens_returned": 0, "shortfall": 0,
-			"created_at": "2026-11-24T10:00:00Z", "expires_at": "2026-11-24T10:10:00Z", "closed_at": nil,
+			"cognito_user_id": id, "status": "open", "tokens_reserved": 400, "tokens_used": nil, "tokens_charged": 0, "tokens_returned": 0,
+			"shortfall": 0, "late": false, "metadata": m{"model": "large"}, "low_balance": false,
+			"created_at": "2026-11-24T10:00:00.000000Z", "expires_at": "2026-11-24T10:10:00.000000Z", "closed_at": nil,
 		})
 		tokens(t, made, 600, 0)
 		location := r.Header.Get("Location")
 		if want := path + "/reservations/" + made["reservation_id"].(string); location != want {
 			t.Errorf("Location %q, want %q", location, want)
 		}
-		has(t, s.get(location).want(http.StatusOK), made)
+		read := s.get(location).want(http.StatusOK)
+		shape(t, read, reservationFields)
+		for field := range read {
+			has(t, read, m{field: made[field]})
+		}
 		s.do(request{Method: http.MethodHead, Path: location}).want(http.StatusOK)
 		entry := s.get(path + "/ledger").want(http.StatusOK)["entries"].([]any)[0].(m)
 		has(t, entry, m{
@@ -85,7 +83,7 @@ func TestReserving(t *testing.T) {
 		})
 		has(t, s.get(path+"/status").want(http.StatusOK), m{"tokens_reserved": 400, "tokens_remaining": 600})
 	})
-	for ttl, expiry := range map[int]string{1: "2026-11-24T10:00:01Z", 120: "2026-11-24T10:02:00Z", 86400: "2026-11-25T10:00:00Z"} {
+	for ttl, expiry := range map[int]string{1: "2026-11-24T10:00:01.000000Z", 120: "2026-11-24T10:02:00.000000Z", 86400: "2026-11-25T10:00:00.000000Z"} {
 		t.Run(fmt.Sprintf("%d seconds end at %s", ttl, expiry), func(t *testing.T) {
 			s := s.in(t)
 			path := s.reserve(s.account("tester", 0), 1, m{"ttl_seconds": ttl})
@@ -97,7 +95,7 @@ func TestReserving(t *testing.T) {
 		id := s.account("tester", 0)
 		s.reserve(id, 600)
 		problem := s.post("/user/"+id+"/reservations", m{"tokens": 401}).wantProblem(http.StatusPaymentRequired, "insufficient_tokens")
-		has(t, problem, m{"tokens_remaining": 400, "tokens_required": 401, "next_reset_at": "2026-12-01T00:00:00Z"})
+		has(t, problem, m{"tokens_remaining": 400, "tokens_required": 401, "next_reset_at": "2026-12-01T00:00:00.000000Z"})
 		s.consume(id, 401).wantProblem(http.StatusPaymentRequired, "insufficient_tokens") // what is held cannot be spent either
 		has(t, s.status(id), m{"tokens_reserved": 600, "tokens_remaining": 400})
 	})
@@ -112,7 +110,7 @@ func TestReserving(t *testing.T) {
 			tokens(t, s.release(second).want(http.StatusOK), 997, 3)
 		})
 	}
-	t.Run("a key holds once, and answers with the counters of then and the status of now", func(t *testing.T) {
+	t.Run("a key holds once, and answers with the counters of then and the reservation of now", func(t *testing.T) {
 		s := s.in(t)
 		id := s.account("tester", 0)
 		path, key := "/user/"+id+"/reservations", "key"
@@ -130,16 +128,16 @@ func TestReserving(t *testing.T) {
 			}
 			return r.want(http.StatusCreated)
 		}
-		if got := again(m{"tokens": 100, "ttl_seconds": 600, "metadata": m{"try": "2"}}); !reflect.DeepEqual(got, made) {
+		if got := again(m{"tokens": 100, "metadata": m{"try": "2"}}); !reflect.DeepEqual(got, made) {
 			t.Errorf("%v\nwant %v", got, made)
 		}
 		s.settle(first.Header.Get("Location"), 30).want(http.StatusOK)
 		settled := again(m{"tokens": 100})
-		has(t, settled, m{"status": "settled", "tokens_charged": 30, "tokens_returned": 70, "entry_id": made["entry_id"]})
+		has(t, settled, m{"status": "settled", "tokens_used": 30, "tokens_charged": 30, "tokens_returned": 70, "entry_id": made["entry_id"]})
 		tokens(t, settled, 900, 0)
 		tokens(t, s.status(id), 920, 80)
 		s.keyed(path, m{"tokens": 101}, key).wantProblem(http.StatusUnprocessableEntity, "idempotency_key_reused")
-		s.keyed(path, m{"tokens": 100, "ttl_seconds": 601}, key).wantProblem(http.StatusUnprocessableEntity, "idempotency_key_reused")
+		s.keyed(path, m{"tokens": 100, "ttl_seconds": 600}, key).wantProblem(http.StatusUnprocessableEntity, "idempotency_key_reused")
 		s.consume(id, 100, key).wantProblem(http.StatusUnprocessableEntity, "idempotency_key_reused")
 	})
 	t.Run("a refusal leaves its key unused", func(t *testing.T) {
@@ -156,7 +154,7 @@ func TestReserving(t *testing.T) {
 		s := s.in(t)
 		id := s.account("admin", 0)
 		path := s.reserve(id, 2147483647)
-		has(t, s.get(path).want(http.StatusOK), m{"status": "open", "tokens_reserved": 0, "entry_id": nil})
+		has(t, s.get(path).want(http.StatusOK), m{"status": "open", "tokens_reserved": 0})
 		s.put("/user/"+id+"/tier", m{"tier": "tester"}).want(http.StatusOK)
 		settled := s.settle(path, 500).want(http.StatusOK)
 		has(t, settled, m{"status": "settled", "tokens_charged": 0, "tokens_returned": 0, "shortfall": 0, "entry_id": nil})
@@ -165,24 +163,57 @@ func TestReserving(t *testing.T) {
 			t.Errorf("ledger: %s", got)
 		}
 	})
+	t.Run("one over MAX_OPEN_RESERVATIONS is too_many_reservations", func(t *testing.T) {
+		s := s.with(t, func(o *httpapi.Options) { o.Users.Rules.MaxOpenReservations = 2 })
+		id := s.account("tester", 0)
+		first := s.reserve(id, 1)
+		s.reserve(id, 1)
+		s.post("/user/"+id+"/reservations", m{"tokens": 1}).wantProblem(http.StatusConflict, "too_many_reservations")
+		s.release(first).want(http.StatusOK)
+		s.reserve(id, 1)
+	})
 }
 
-func TestSettling(t *testing.T) {
+func TestExtend_MovesTheExpiry(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	id := s.account("tester", 0)
+	path := s.reserve(id, 600)
+	extend := func(seconds int) response {
+		t.Helper()
+		return s.post(path+"/extend", m{"ttl_seconds": seconds})
+	}
+	s.later(5 * time.Minute)
+	later := extend(600).want(http.StatusOK)
+	shape(t, later, reservationReceiptFields)
+	has(t, later, m{
+		"status": "open", "created_at": "2026-11-24T10:00:00.000000Z", "expires_at": "2026-11-24T10:15:00.000000Z", "entry_id": nil,
+		"low_balance": false,
+	})
+	tokens(t, later, 400, 0)
+	has(t, extend(60).want(http.StatusOK), m{"expires_at": "2026-11-24T10:06:00.000000Z"})
+	has(t, extend(86400).want(http.StatusOK), m{"expires_at": "2026-11-25T10:00:00.000000Z"}) // 24 hours after it was made
+	if got := s.kinds(id); got != "tier_change +1000, reserve -600" {
+		t.Errorf("ledger: %s", got)
+	}
+	extend(1).want(http.StatusOK)
+	s.later(time.Second)
+	extend(60).wantProblem(http.StatusConflict, "reservation_closed")
+	has(t, s.get(path).want(http.StatusOK), m{"status": "expired", "tokens_returned": 600})
+}
+
+func TestSettle_ChargesTheTrueCost(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	for name, c := range map[string]struct {
 		held, spent, cost                             int
 		charged, returned, shortfall, remaining, used int
 	}{
-		"less returns the rest":                          {100, 0, 30, 30, 70, 0, 970, 30},
-		"nothing returns all":                            {100, 0, 0, 0, 100, 0, 1000, 0},
-		"as much returns nothing":                        {100, 0, 100, 100, 0, 0, 900, 100},
-		"more is taken from the balance":                 {100, 0, 150, 150, 0, 0, 850, 150},
-		"more than there is leaves a shortfall":          {100, 890, 150, 110, 0, 40, 0, 1000},
-		"more with nothing left is a shortfall":          {100, 900, 2147483647, 100, 0, 2147483547, 0, 1000},
-		"as much as there is exactly is no shortfall":    {100, 890, 110, 110, 0, 0, 0, 1000},
-		"one more than there is is a shortfall of 1":     {100, 890, 111, 110, 0, 1, 0, 1000},
-		"all of the balance may be held and be returned": {1000, 0, 1, 1, 999, 0, 999, 1},
+		"less returns the rest":                 {100, 0, 30, 30, 70, 0, 970, 30},
+		"nothing returns all":                   {100, 0, 0, 0, 100, 0, 1000, 0},
+		"more is taken from the balance":        {100, 0, 150, 150, 0, 0, 850, 150},
+		"more than there is leaves a shortfall": {100, 890, 150, 110, 0, 40, 0, 1000},
+		"more with nothing left is a shortfall": {100, 900, 2147483647, 100, 0, 2147483547, 0, 1000},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -193,26 +224,32 @@ func TestSettling(t *testing.T) {
 				s.consume(id, c.spent).want(http.StatusOK)
 			}
 			settled := s.post(path+"/settle", m{"tokens_used": c.cost, "metadata": m{"model": "large"}}).want(http.StatusOK)
-			shape(t, settled, reservationFields)
+			shape(t, settled, reservationReceiptFields)
 			has(t, settled, m{
-				"status": "settled", "tokens_reserved": c.held, "tokens_charged": c.charged, "tokens_returned": c.returned,
-				"shortfall": c.shortfall, "closed_at": "2026-11-24T10:00:00Z",
+				"status": "settled", "tokens_reserved": c.held, "tokens_used": c.cost, "tokens_charged": c.charged,
+				"tokens_returned": c.returned, "shortfall": c.shortfall, "late": false, "closed_at": "2026-11-24T10:00:00.000000Z",
+				"low_balance": c.remaining <= 200,
 			})
 			tokens(t, settled, c.remaining, c.used)
-			entry := s.entries(id)[0]
-			has(t, entry, m{
+			has(t, s.entries(id)[0], m{
 				"kind": "settle", "tokens_charged": c.charged, "entry_id": settled["entry_id"], "metadata": m{"model": "large"},
 				"reservation_id": settled["reservation_id"], "balance_after": c.remaining, "used_after": c.used,
 			})
 			has(t, s.status(id), m{"tokens_reserved": 0, "tokens_remaining": c.remaining})
 
-			// Whatever happens since, the same again is answered as it was.
+			// Whatever happens since, the same again is answered as it was, under any key.
 			s.add(id, 7).want(http.StatusOK)
-			if again := s.settle(path, c.cost).want(http.StatusOK); !reflect.DeepEqual(again, settled) {
-				t.Errorf("again: %v\nfirst: %v", again, settled)
+			for _, key := range [][]string{nil, {"another key"}} {
+				again := s.keyed(path+"/settle", m{"tokens_used": c.cost}, key...)
+				delete(settled, "low_balance") // as it is now
+				has(t, again.want(http.StatusOK), settled)
+				if got := again.Header.Values("Idempotency-Replayed"); !slices.Equal(got, []string{"true"}) {
+					t.Errorf("Idempotency-Replayed: %q", got)
+				}
 			}
 			s.settle(path, c.cost^1).wantProblem(http.StatusConflict, "reservation_closed")
 			s.release(path).wantProblem(http.StatusConflict, "reservation_closed")
+			s.post(path+"/extend", m{"ttl_seconds": 1}).wantProblem(http.StatusConflict, "reservation_closed")
 			tokens(t, s.status(id), c.remaining+7, c.used)
 		})
 	}
@@ -226,7 +263,7 @@ func TestSettling(t *testing.T) {
 	})
 }
 
-func TestReleasing(t *testing.T) {
+func TestRelease_ReturnsAll(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	form := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
@@ -249,6 +286,9 @@ func TestReleasing(t *testing.T) {
 		"a form is refused":                          {form, `tokens_used=0`, 415, "unsupported_media_type"},
 		"more than 64 KiB are refused":               {nil, strings.Repeat(" ", 64<<10) + "{}", 413, "body_too_large"},
 		"an object of another media type is refused": {form, `{}`, 415, "unsupported_media_type"},
+		"an object of no media type is refused":      {http.Header{"Content-Type": nil}, `{}`, 415, "unsupported_media_type"},
+		"metadata is kept":                           {nil, m{"metadata": m{"why": "failed"}}, 200, ""},
+		"metadata of numbers is refused":             {nil, m{"metadata": m{"why": 7}}, 422, "validation_failed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -262,15 +302,19 @@ func TestReleasing(t *testing.T) {
 				return
 			}
 			released := r.want(http.StatusOK)
-			shape(t, released, reservationFields)
+			shape(t, released, reservationReceiptFields)
 			has(t, released, m{"status": "released", "tokens_charged": 0, "tokens_returned": 100, "shortfall": 0})
 			tokens(t, released, 1000, 0)
 			if got := s.kinds(id); got != "tier_change +1000, reserve -100, release +100" {
 				t.Errorf("ledger: %s", got)
 			}
+			if sent, ok := c.body.(m); ok {
+				has(t, s.entries(id)[0], sent)
+			}
 			s.consume(id, 1).want(http.StatusOK)
-			if again := s.release(path).want(http.StatusOK); !reflect.DeepEqual(again, released) {
-				t.Errorf("again: %v\nfirst: %v", again, released)
+			again := s.release(path)
+			if got := again.want(http.StatusOK); !reflect.DeepEqual(got, released) || again.Header.Get("Idempotency-Replayed") != "true" {
+				t.Errorf("again: %v %v\nfirst: %v", again.Header, got, released)
 			}
 			s.settle(path, 0).wantProblem(http.StatusConflict, "reservation_closed")
 			tokens(t, s.status(id), 999, 1)
@@ -278,7 +322,7 @@ func TestReleasing(t *testing.T) {
 	}
 }
 
-func TestAnEmptyBodyMayHaveAnyLengthAndType(t *testing.T) {
+func TestRelease_TakesAnEmptyBodyOfAnyType(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	path := s.reserve(s.account("tester", 0), 100) + "/release"
@@ -292,7 +336,7 @@ func TestAnEmptyBodyMayHaveAnyLengthAndType(t *testing.T) {
 	}
 }
 
-func TestReservationsThatAreNotThere(t *testing.T) {
+func TestReservation_NotThereIsNotFound(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	mine := s.reserve(s.account("tester", 0), 1)
@@ -320,6 +364,10 @@ func TestReservationsThatAreNotThere(t *testing.T) {
 				s.release(c.path).wantProblem(http.StatusNotFound, c.code)
 				s.post(c.path+"/settle", "garbage").wantProblem(http.StatusNotFound, c.code) // before what is wrong with the body
 				s.post(c.path+"/release", "garbage").wantProblem(http.StatusNotFound, c.code)
+				s.post(c.path+"/extend", m{"ttl_seconds": 1}).wantProblem(http.StatusNotFound, c.code)
+				s.post(c.path+"/extend", m{"ttl_seconds": 0}).wantProblem(http.StatusNotFound, c.code)
+				s.get(c.path+"?limit=1").wantProblem(http.StatusNotFound, c.code)
+				s.keyed(c.path+"/settle?limit=1", m{"tokens_used": 1}, "ü").wantProblem(http.StatusNotFound, c.code)
 			}
 		})
 	}
@@ -330,7 +378,7 @@ func TestReservationsThatAreNotThere(t *testing.T) {
 	})
 }
 
-func TestOpenReservationsComeInPages(t *testing.T) {
+func TestReservations_ComeInPages(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	id := s.account("tester", 0)
@@ -366,7 +414,15 @@ func TestOpenReservationsComeInPages(t *testing.T) {
 	if all, end := page("?limit=7"); end != "" || !strings.HasPrefix(all, "9 1 2 ") {
 		t.Errorf("all: %s, then %q", all, end)
 	}
-	for _, query := range []string{"cursor=x", "cursor=", "cursor=MQ", "limit=0", "limit=201", "limit=2&limit=3", "cursor=" + next + "&cursor=" + next} {
+	for status, want := range map[string]string{"open": "9 1 2", "all": "9 1 2", "released": "10", "settled": "", "expired": ""} {
+		if got, _ := page("?status=" + status); !strings.HasPrefix(got+" ", want+" ") {
+			t.Errorf("%s: %s, want %s", status, got, want)
+		}
+	}
+	for _, query := range []string{
+		"cursor=x", "cursor=", "cursor=MQ", "limit=0", "limit=201", "limit=2&limit=3", "cursor=" + next + "&cursor=" + next,
+		"status=", "status=Open", "status=closed", "status=open,settled", "status=open&status=all", "order=asc",
+	} {
 		s.get("/user/"+id+"/reservations?"+query).wantProblem(http.StatusUnprocessableEntity, "validation_failed")
 		s.get("/user/nobody/reservations?"+query).wantProblem(http.StatusNotFound, "user_not_found")
 	}
@@ -378,7 +434,7 @@ func TestOpenReservationsComeInPages(t *testing.T) {
 	has(t, s.status(id), m{"tokens_reserved": 11, "tokens_remaining": 989})
 }
 
-func TestExpiryIsNoticedAtTheNextTouch(t *testing.T) {
+func TestExpiry_IsNoticedAtTheNextTouch(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	for name, touch := range map[string]func(s *service, id, path string){
@@ -388,11 +444,8 @@ func TestExpiryIsNoticedAtTheNextTouch(t *testing.T) {
 		"by the ledger":       func(s *service, id, _ string) { s.entries(id) },
 		"by the usage":        func(s *service, id, _ string) { s.get("/user/" + id + "/usage").want(http.StatusOK) },
 		"by the list":         func(s *service, id, _ string) { s.get("/user/" + id + "/reservations").want(http.StatusOK) },
-		"by a settle": func(s *service, _, path string) {
-			s.settle(path, 1).wantProblem(http.StatusConflict, "reservation_expired")
-		},
-		"by a release": func(s *service, _, path string) {
-			s.release(path).wantProblem(http.StatusConflict, "reservation_expired")
+		"by an extend": func(s *service, _, path string) {
+			s.post(path+"/extend", m{"ttl_seconds": 60}).wantProblem(http.StatusConflict, "reservation_closed")
 		},
 		"by a consume": func(s *service, id, _ string) {
 			s.consume(id, 1000).want(http.StatusOK)
@@ -413,71 +466,47 @@ func TestExpiryIsNoticedAtTheNextTouch(t *testing.T) {
 			if got := s.kinds(id); !strings.HasPrefix(got, "tier_change +1000, reserve -600, expire +600") {
 				t.Errorf("ledger: %s", got)
 			}
-			has(t, s.get(path).want(http.StatusOK), m{"status": "expired", "tokens_charged": 0, "tokens_returned": 600})
+			has(t, s.get(path).want(http.StatusOK), m{"status": "expired", "tokens_used": nil, "tokens_charged": 0, "tokens_returned": 600})
 			has(t, s.status(id), m{"tokens_reserved": 0, "tokens_remaining": 1000})
-			s.settle(path, 600).wantProblem(http.StatusConflict, "reservation_expired")
-			s.release(path).wantProblem(http.StatusConflict, "reservation_expired")
 		})
 	}
 }
 
-// The worked cases of product.md §3.
-func TestHoldsOverTheEndOfATerm(t *testing.T) {
+// A cost that was incurred is not lost for being late.
+func TestExpiredReservation_IsSettledLateOrReleased(t *testing.T) {
 	t.Parallel()
-	for name, run := range map[string]func(s *service) (id string, remaining, used, topUps int){
-		"released just before the month ends": func(s *service) (string, int, int, int) {
-			id := s.account("tester", 5)
-			path := s.reserve(id, 12, m{"ttl_seconds": 86400})
-			s.consume(id, 3).want(http.StatusOK)
-			s.release(path).want(http.StatusOK)
-			return id, 12, 3, 5
-		},
-		"released just after the month has ended": func(s *service) (string, int, int, int) {
-			s.clock.Set(time.Date(2026, 11, 30, 23, 59, 59, 0, time.UTC))
-			id := s.account("tester", 5)
-			path := s.reserve(id, 12, m{"ttl_seconds": 86400})
-			s.consume(id, 3).want(http.StatusOK)
-			s.later(time.Second)
-			s.release(path).want(http.StatusOK)
-			return id, 15, 0, 5
-		},
-		"held top-ups come back after a tier change and a month": func(s *service) (string, int, int, int) {
-			id := s.account("free", 5)
-			s.reserve(id, 5)
-			s.put("/user/"+id+"/tier", m{"tier": "tester"}).want(http.StatusOK)
-			s.later(nextMonth)
-			return id, 15, 0, 5
-		},
-		"a release after a tier change returns the top-ups alone": func(s *service) (string, int, int, int) {
-			id := s.account("tester", 5)
-			path := s.reserve(id, 10)
-			s.put("/user/"+id+"/tier", m{"tier": "creator"}).want(http.StatusOK)
-			s.release(path).want(http.StatusOK)
-			return id, 25, 0, 5
-		},
-		"a settle of more than there is": func(s *service) (string, int, int, int) {
-			id := s.account("tester", 0)
-			s.consume(id, 5).want(http.StatusOK)
-			path := s.reserve(id, 4)
-			has(s.t, s.settle(path, 100).want(http.StatusOK), m{"tokens_charged": 5, "shortfall": 95})
-			return id, 0, 10, 0
-		},
-		"a refund, an expiry and a month's end": func(s *service) (string, int, int, int) {
-			id := s.account("tester", 5)
-			charge := s.consume(id, 10).want(http.StatusOK)
-			s.reserve(id, 5)
-			s.refund(id, charge["entry_id"]).want(http.StatusOK)
-			s.later(nextMonth)
-			return id, 15, 0, 5
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := start(t, small)
-			id, remaining, used, topUps := run(s)
-			status := s.status(id)
-			tokens(t, status, remaining, used)
-			has(t, status, m{"top_up_tokens": topUps, "tokens_reserved": 0})
-		})
+	s := start(t)
+	id := s.account("tester", 0)
+	expired := func() string {
+		path := s.reserve(id, 100, m{"ttl_seconds": 1})
+		s.later(time.Second)
+		return path
 	}
+	path := expired()
+	late := s.settle(path, 30).want(http.StatusOK)
+	shape(t, late, reservationReceiptFields)
+	has(t, late, m{
+		"status": "settled", "late": true, "tokens_used": 30, "tokens_charged": 30, "tokens_returned": 100, "shortfall": 0,
+		"expires_at": "2026-11-24T10:00:01.000000Z", "closed_at": "2026-11-24T10:00:01.000000Z",
+	})
+	tokens(t, late, 970, 30)
+	if again := s.settle(path, 30); again.Header.Get("Idempotency-Replayed") != "true" || !reflect.DeepEqual(again.want(http.StatusOK), late) {
+		t.Errorf("again: %v %s", again.Header, again.Body)
+	}
+	path = expired()
+	has(t, s.settle(path, 1000).want(http.StatusOK), m{"late": true, "tokens_charged": 970, "shortfall": 30})
+	s.add(id, 100).want(http.StatusOK)
+
+	path = expired()
+	released := s.release(path).want(http.StatusOK)
+	has(t, released, m{"status": "released", "late": false, "tokens_charged": 0, "tokens_returned": 100, "entry_id": nil})
+	tokens(t, released, 100, 1000)
+	s.settle(path, 1).wantProblem(http.StatusConflict, "reservation_closed")
+
+	path = expired()
+	s.later(7 * 24 * time.Hour)
+	s.settle(path, 1).want(http.StatusOK)
+	path = expired()
+	s.later(7*24*time.Hour + time.Microsecond)
+	s.settle(path, 1).wantProblem(http.StatusConflict, "reservation_closed")
 }

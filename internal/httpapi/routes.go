@@ -46,13 +46,14 @@ func (a *API) routes() http.Handler {
 	})
 	group(scope(auth.Read), func(r chi.Router) {
 		r.Get("/tiers", a.handle(a.tiers))
-		r.Get("/user/{cognito_user_id}/reservations", a.handle(a.openReservations))
+		r.Get("/user/{cognito_user_id}/reservations", a.handle(a.listReservations))
 		r.Get("/user/{cognito_user_id}/reservations/{reservation_id}", a.handle(a.getReservation))
 	})
 	group(scope(auth.Consume), func(r chi.Router) {
 		r.Post("/user/{cognito_user_id}/consume-tokens", a.handle(a.consumeTokens))
 		r.Post("/user/{cognito_user_id}/reservations", a.handle(a.reserve))
 		r.Post("/user/{cognito_user_id}/reservations/{reservation_id}/settle", a.handle(a.settle))
+		r.Post("/user/{cognito_user_id}/reservations/{reservation_id}/extend", a.handle(a.extend))
 	})
 	group(scope(auth.Consume, auth.Manage), func(r chi.Router) {
 		r.Post("/user/{cognito_user_id}/reservations/{reservation_id}/release", a.handle(a.release))
@@ -66,6 +67,7 @@ func (a *API) routes() http.Handler {
 	})
 	group(scope(auth.Manage), func(r chi.Router) {
 		r.Post("/user", a.handle(a.createUser))
+		r.Put("/user/{cognito_user_id}", a.handle(a.putUser))
 		r.Patch("/user/{cognito_user_id}", a.handle(a.patchUser))
 		r.Delete("/user/{cognito_user_id}", a.handle(a.deleteUser))
 		r.Put("/user/{cognito_user_id}/tier", a.handle(a.changeTier))

@@ -57,7 +57,7 @@ func TestAKeyCountsOnceHoweverManyUseItAtOnce(t *testing.T) {
 	for i := range clients {
 		running.Go(func() {
 			if err := insist(func() (err error) {
-				receipts[i], err = service(t, stores[i%2]).Consume(t.Context(), "u", user.Consume{Tokens: 3, Meta: user.Meta{IdempotencyKey: "k"}})
+				receipts[i], err = service(t, stores[i%2]).Do(t.Context(), "u", user.Consume{Tokens: 3, Meta: user.Meta{IdempotencyKey: "k"}})
 				return err
 			}); err != nil {
 				t.Error(err)
@@ -92,20 +92,17 @@ func TestAllThatAnUpdateSeesIsAsOfItsLock(t *testing.T) {
 		updated := background(t, func() error {
 			_, err := store.Update(t.Context(), user.Ref{AccountID: id, IdempotencyKey: "k", ReservationID: hold2}, func(s user.State) (user.Change, error) {
 				seen = s
-				if !s.HoldsLoaded {
-					return user.Change{}, user.ErrHoldsNeeded
-				}
 				return user.Change{Account: s.Account}, nil
 			})
 			return err
 		})
 		db.awaitLockWaiters(1)
 		rival.Exec(strings.ReplaceAll(`UPDATE viralpilot.userdata SET tokens_remaining = 71 WHERE cognito_user_id = '%s';
-			UPDATE viralpilot.account_state SET top_ups = 72, tokens_reserved = 11, next_hold_expiry = '2026-11-25' WHERE cognito_user_id = '%s';
-			INSERT INTO viralpilot.reservations (cognito_user_id, reservation_id, status, tokens, created_at, expires_at)
-				VALUES ('%s', '`+hold1+`', 'open', 11, '2026-11-24', '2026-11-25'), ('%s', '`+hold2+`', 'released', 5, '2026-11-24', '2026-11-25');
-			INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, idempotency_key, created_at)
-				VALUES ('%s', 'consume', -1, 71, 1, 'k', '2026-11-24');
+			UPDATE viralpilot.account_state SET top_ups = 72, tokens_reserved = 11, next_hold_expiry = '2026-11-24' WHERE cognito_user_id = '%s';
+			INSERT INTO viralpilot.reservations (cognito_user_id, reservation_id, status, tokens, period, created_at, expires_at)
+				VALUES ('%s', '`+hold1+`', 'open', 11, 1, '2026-11-23', '2026-11-24'), ('%s', '`+hold2+`', 'released', 5, 1, '2026-11-24', '2026-11-25');
+			INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, top_ups_amount, idempotency_key, created_at)
+				VALUES ('%s', 'consume', -1, 71, 1, 0, 'k', '2026-11-24');
 			COMMIT`, "%s", id))
 		if err := <-updated; err != nil {
 			return err
@@ -201,7 +198,7 @@ func TestDeadlocksAndSerializationFailuresAreRetried(t *testing.T) {
 		db.fail("53100", 1, "at once") // disk full
 		before := db.content()
 		_, err := store.Update(t.Context(), user.Ref{AccountID: "u"}, spend("k"))
-		wantError(t, err, user.ErrDatabaseUnavailable)
+		wantOutcome(t, err, user.OutcomeNone)
 		if after := db.content(); after != before {
 			t.Errorf("before:\n%s\nafter:\n%s", before, after)
 		}
@@ -252,11 +249,11 @@ func TestAnUpdateSurvivesADeadlock(t *testing.T) {
 	}
 }
 
-// lock takes the account's row lock and returns what gives it back.
-func (d database) lock(id string) (unlock func()) {
+// lock takes the row locks of accounts and returns what gives them back.
+func (d database) lock(ids ...string) (unlock func()) {
 	d.T.Helper()
 	d.Exec("BEGIN")
-	d.Exec("SELECT FROM viralpilot.userdata WHERE cognito_user_id = $1 FOR UPDATE", id)
+	d.Exec("SELECT FROM viralpilot.userdata WHERE cognito_user_id = ANY($1) FOR UPDATE", ids)
 	return sync.OnceFunc(func() { d.Exec("COMMIT") })
 }
 
@@ -280,7 +277,8 @@ func TestAUsedUpPoolIsOverload(t *testing.T) {
 	wantError(t, err, user.ErrOverloaded)
 	_, err = store.Account(t.Context(), "other")
 	wantError(t, err, user.ErrOverloaded)
-	wantError(t, store.Create(t.Context(), user.Change{Account: user.Account{ID: "new"}}), user.ErrOverloaded)
+	_, err = service(t, store).Create(t.Context(), user.NewAccount{ID: "new"})
+	wantError(t, err, user.ErrOverloaded)
 	if took := time.Since(begin); took > patience/3 {
 		t.Errorf("three calls took %s", took)
 	}
@@ -337,9 +335,9 @@ func TestAReadOnlyDatabase(t *testing.T) {
 	store := open(t, url) // starts all the same
 	t.Run("refuses changes as not available", func(t *testing.T) {
 		_, err := store.Update(t.Context(), user.Ref{AccountID: "u"}, spend("k"))
-		wantError(t, err, user.ErrDatabaseUnavailable)
+		wantOutcome(t, err, user.OutcomeNone)
 		_, err = service(t, store).Create(t.Context(), user.NewAccount{ID: "new"})
-		wantError(t, err, user.ErrDatabaseUnavailable)
+		wantOutcome(t, err, user.OutcomeNone)
 		if after := db.content(); after != before {
 			t.Errorf("before:\n%s\nafter:\n%s", before, after)
 		}
@@ -433,7 +431,7 @@ func TestAnUpdateThatFailsFailsNoneOfThoseServedWithIt(t *testing.T) {
 				create(t, store, fmt.Sprint("a", i), 100)
 			}
 			// Metadata that the service never writes, and does not read.
-			db.Exec(`INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, tokens_charged, idempotency_key,
+			db.Exec(`INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, top_ups_amount, idempotency_key,
 					command_hash, metadata, created_at)
 				SELECT cognito_user_id, 'top_up', 0, 100, 0, 0, 'unreadable', '', '{"n": 1}', now() FROM viralpilot.userdata`)
 			pass := db.Gate()
@@ -526,6 +524,37 @@ func TestAnUpdateThatFailsFailsNoneOfThoseServedWithIt(t *testing.T) {
 	}
 }
 
+func TestStoreUpdate_StatementTimeout(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.New(t)
+	store, db := open(t, url), connect(t, url)
+	create(t, store, "u", 100)
+	for _, id := range []string{"slow", "a", "b", "c"} {
+		create(t, store, id, 100)
+	}
+	db.Exec(`CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(60); RETURN NULL; END';
+		CREATE TRIGGER sleep AFTER INSERT ON viralpilot.ledger FOR EACH ROW WHEN (NEW.cognito_user_id = 'slow') EXECUTE FUNCTION sleep()`)
+	single := open(t, url, func(o *postgres.Options) { o.MaxConns, o.StatementTimeout = 1, 3*time.Second })
+	awaitConnected(t, single, "u")
+	calls := make([]func() error, 0, 4)
+	for _, id := range []string{"a", "slow", "b", "c"} {
+		calls = append(calls, func() error {
+			_, err := single.Update(t.Context(), user.Ref{AccountID: id}, spend(""))
+			return err
+		})
+	}
+	for i, err := range gathered(t, single, db, calls...) {
+		if i == 1 {
+			wantOutcome(t, err, user.OutcomeNone)
+		} else if err != nil {
+			t.Errorf("call %d: %v", i, err)
+		}
+	}
+	if got := db.lines("SELECT cognito_user_id FROM viralpilot.ledger WHERE kind = 'consume' ORDER BY 1"); got != "a\nb\nc\nu" {
+		t.Errorf("charged were %q", got)
+	}
+}
+
 func TestTextThatTheDatabaseCannotHold(t *testing.T) {
 	t.Parallel()
 	store := open(t, localpgtest.New(t))
@@ -549,16 +578,17 @@ func TestTwoReplicasAtTheMonthsFirstInstantGrantOnce(t *testing.T) {
 	var replicas [2]*user.Service
 	for i := range replicas {
 		clock[i].Store(&before)
-		replicas[i] = serviceAt(t, open(t, url), func() time.Time { return *clock[i].Load() })
+		now := func() time.Time { return *clock[i].Load() }
+		replicas[i] = serviceAt(t, open(t, url, at(now)), now)
 	}
 	s := replicas[0]
 	if _, err := s.Create(t.Context(), user.NewAccount{ID: "u"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.ChangeTier(t.Context(), "u", user.ChangeTier{Tier: user.TierTester}); err != nil {
+	if _, err := s.Do(t.Context(), "u", user.ChangeTier{Tier: user.TierTester}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.AddTokens(t.Context(), "u", user.AddTokens{Tokens: 50}); err != nil {
+	if _, err := s.Do(t.Context(), "u", user.AddTokens{Tokens: 50}); err != nil {
 		t.Fatal(err)
 	}
 	const clients, each = 8, 10
@@ -569,7 +599,7 @@ func TestTwoReplicasAtTheMonthsFirstInstantGrantOnce(t *testing.T) {
 			running.Go(func() {
 				for range each {
 					if err := insist(func() error {
-						_, err := replicas[i%2].Consume(t.Context(), "u", user.Consume{Tokens: 1})
+						_, err := replicas[i%2].Do(t.Context(), "u", user.Consume{Tokens: 1})
 						return err
 					}); err != nil {
 						t.Error(err)
@@ -654,14 +684,13 @@ func TestAnAccountThatStaysLockedDoesNotHoldUpTheOthers(t *testing.T) {
 	store := open(t, url)
 	rival := connect(t, url)
 	create(t, store, "locked", 100)
-	const others = 8 // in every lane there are some
+	const others = 8 // of every group of calls
 	for i := range others {
 		create(t, store, fmt.Sprint("other-", i), 100_000)
 	}
 	unlock := rival.lock("locked")
 
-	// One client asks for the locked account again and again; meanwhile the others are served at once, but for the few
-	// times that a lane has to find out whose row it is.
+	// One client asks for the locked account again and again; meanwhile the others are served at once.
 	asking := make(chan struct{})
 	asked := background(t, func() error {
 		for {
@@ -726,7 +755,7 @@ func TestUpdatesOfAnAccountThatSomebodyElseLocksWaitInOnePlace(t *testing.T) {
 			}))
 		}
 		sent.Wait()
-		localpgtest.Await(t, "their lane has passed them on", func() bool { return store.Queued() == 0 })
+		localpgtest.Await(t, "they have left their group", func() bool { return store.Queued() == 0 })
 		db.awaitLockWaiters(1)
 		if _, err := store.Update(t.Context(), user.Ref{AccountID: "other"}, spend("")); err != nil {
 			t.Errorf("another account: %v", err)

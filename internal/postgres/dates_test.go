@@ -22,7 +22,7 @@ func TestDatesThatNobodyCanShowAreReadAsNone(t *testing.T) {
 			if err != nil || a.RenewalDate != nil || a.LastReset == nil || !a.LastReset.Equal(now) || a.TokensRemaining != 1000 || a.CreatedAt.Year() != 1 {
 				t.Errorf("account %+v, %v", a, err)
 			}
-			r, err := service(t, store).Consume(t.Context(), id, user.Consume{Tokens: 1})
+			r, err := service(t, store).Do(t.Context(), id, user.Consume{Tokens: 1})
 			if err != nil || r.Account.TokensRemaining != 999 {
 				t.Errorf("consume %+v, %v", r, err)
 			}

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/viralpilot/user-management/internal/batch"
 	"github.com/viralpilot/user-management/internal/user"
 )
 
@@ -20,10 +21,13 @@ const (
 	sqlReadOnlyTransaction       = "25006"
 	sqlIdleInTransaction         = "25P03"
 	sqlInvalidAuthorization      = "28000"
+	sqlUniqueViolation           = "23505"
 	sqlSerializationFailure      = "40001"
+	sqlCompletionUnknown         = "40003"
 	sqlDeadlockDetected          = "40P01"
 	sqlInsufficientPrivilege     = "42501"
 	sqlLockNotAvailable          = "55P03"
+	sqlQueryCanceled             = "57014"
 	sqlClassConnection           = "08"
 	sqlClassInvalidAuthorization = "28"
 	sqlClassResources            = "53"
@@ -31,15 +35,21 @@ const (
 	sqlClassSystemError          = "58"
 )
 
+// keyTaken reports whether the ledger has an entry under the idempotency key already.
+func keyTaken(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == sqlUniqueViolation && pg.ConstraintName == "ledger_idempotency_key"
+}
+
 var (
-	// errOutcomeUnknown says that a commit was sent and did not come back as it has to.
+	// errOutcomeUnknown is returned when a commit was sent and no answer says whether it was done.
 	errOutcomeUnknown = errors.New("the outcome of the commit is not known")
-	// errUnconfirmed is the one of a commit that may not have reached the standby.
+	// errUnconfirmed is returned when a commit may not have reached the standby.
 	errUnconfirmed = fmt.Errorf("%w: no standby has confirmed it", errOutcomeUnknown)
 )
 
-// translate turns what the driver reports into an error of package user. What it does not know stays as it is, and
-// is internal to callers.
+// translate turns an error of the driver or of a batcher into one of package user. Others stay as they are: to callers
+// they are internal.
 func translate(err error) error {
 	var known *user.Error
 	var pg *pgconn.PgError
@@ -48,7 +58,9 @@ func translate(err error) error {
 	case err == nil || errors.As(err, &known):
 		return err
 	case errors.Is(err, errOutcomeUnknown):
-		return user.ErrDatabaseUnavailable.Because(err)
+		return user.ErrOutcomeUnknown.Because(err)
+	case errors.Is(err, batch.ErrFull), errors.Is(err, batch.ErrTimeout), errors.Is(err, batch.ErrCanceled), errors.Is(err, batch.ErrClosed):
+		return user.ErrOverloaded.Because(err)
 	case errors.As(err, &pg):
 		switch pg.Code {
 		case sqlSerializationFailure, sqlDeadlockDetected, sqlLockNotAvailable:
@@ -69,8 +81,8 @@ func translate(err error) error {
 	return err
 }
 
-// repeatable reports whether a transaction that failed with err has certainly done nothing and may well succeed when
-// it is tried again.
+// repeatable reports whether a transaction that failed with err has certainly done nothing and may succeed when it is
+// tried again.
 func repeatable(err error) bool {
 	if errors.Is(err, errOutcomeUnknown) {
 		return false
@@ -82,8 +94,42 @@ func repeatable(err error) bool {
 	return pgconn.SafeToRetry(err)
 }
 
-// staleStatement reports whether PostgreSQL refused a statement because a type of its answer has changed since it was
-// prepared. The code is that of everything that is not supported; its routine is not.
+// serverLost reports whether a transaction has certainly done nothing because its server ended the session, was lost, or
+// takes no more writes: after a fail-over another one may be the one that does.
+func serverLost(err error) bool {
+	var known *user.Error
+	if errors.Is(err, errOutcomeUnknown) || errors.As(err, &known) {
+		return false
+	}
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return pg.Code == sqlReadOnlyTransaction || sessionLost(pg)
+	}
+	return pgconn.SafeToRetry(err)
+}
+
+// mayHaveCommitted reports whether an error that answers COMMIT leaves open whether the transaction was committed: the
+// server says so, or a coordinator has lost the server that it had sent the COMMIT to. Any other error is that of a
+// transaction which was aborted.
+func mayHaveCommitted(pg *pgconn.PgError) bool {
+	return pg.Code == sqlCompletionUnknown || pg.Code[:2] == sqlClassConnection ||
+		pg.Routine == "ErrorIfPostCommitFailedShardPlacements" // of Citus, whose code is that of an internal error
+}
+
+// statementTimeout reports whether the server gave a statement up that took too long.
+func statementTimeout(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == sqlQueryCanceled
+}
+
+// lockTimeout reports whether another session kept a row or table locked for too long.
+func lockTimeout(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == sqlLockNotAvailable
+}
+
+// staleStatement reports whether PostgreSQL refused a statement because the type of its result has changed since it was
+// prepared. The code covers everything that is not supported, so the routine has to tell.
 func staleStatement(pg *pgconn.PgError) bool {
 	return pg.Code == sqlFeatureNotSupported && pg.Routine == "RevalidateCachedQuery"
 }
@@ -96,7 +142,7 @@ func (e notDoneError) Unwrap() error { return e.error }
 // SafeToRetry makes pgconn.SafeToRetry say so.
 func (notDoneError) SafeToRetry() bool { return true }
 
-// notDone marks err as repeatable when the connection was lost: PostgreSQL rolls back what it was told before.
+// notDone marks err as repeatable when the connection was lost before a commit was sent: PostgreSQL rolls back.
 func notDone(conn *pgxpool.Conn, err error) error {
 	var pg *pgconn.PgError
 	if err == nil || !conn.Conn().IsClosed() || errors.As(err, &pg) || errors.Is(err, context.DeadlineExceeded) {

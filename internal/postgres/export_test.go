@@ -1,9 +1,7 @@
 package postgres
 
-// Queued is how many updates wait to be taken.
-func (s *Store) Queued() (n int) {
-	for _, queue := range s.updates.queues {
-		n += len(queue)
-	}
-	return n
-}
+// Queued is how many updates wait to be claimed.
+func (s *Store) Queued() int { return s.updates.Waiting() }
+
+// Contended is how many updates of contended accounts wait to be claimed.
+func (s *Store) Contended() int { return s.contended.Waiting() }

@@ -1,15 +1,13 @@
 package postgres
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/viralpilot/user-management/internal/user"
@@ -20,45 +18,52 @@ import (
 // together.
 type group struct {
 	// accounts are in the order of their first update.
-	accounts []*member
-	byID     map[string]*member
+	accounts []*accountGroup
+	byID     map[string]*accountGroup
+	// maxHolds is the most holds that the transaction returns, over all accounts.
+	maxHolds int
+	// now is the database's clock after the locks; clock, when set, says by which clock an account is judged instead.
+	now   time.Time
+	clock func(ctx context.Context, now time.Time) time.Time
 }
 
-// member is one account of a group.
-type member struct {
+// accountGroup is one account of a group, with its updates.
+type accountGroup struct {
 	id      string
 	updates []*update
 	// outcomes has an element for each update that has run: its refusal or failure, or nil.
 	outcomes []error
 
-	// found is false when there is no such account, or when it has been moved to a pseudonym.
+	// found is false when there is no such account.
 	found bool
 	// before is the account as it was read, state.Account as the updates so far have left it.
 	before user.Account
 	state  user.State
+	// openHolds is true when an update wants to see holds that are not due.
+	openHolds bool
 	// The rest of what updates may name, read at the start and kept up to date.
 	prior        map[string]*user.Entry
 	reservations map[string]*user.Reservation
 	charges      map[int64]*user.Charge
 
-	// What is to be written: entries wait for their ids.
-	entries   []*user.Entry
-	changed   map[string]*user.Reservation
-	pseudonym string
-	// stored are the reservations that are in the table already.
-	stored map[string]bool
+	// What is to be written, if anything is: entries wait for their ids.
+	dirty      bool
+	entries    []*user.Entry
+	changed    map[string]*user.Reservation
+	conversion *user.Conversion
+	pseudonym  string
 }
 
 func newGroup(batch []*update) *group {
-	g := &group{byID: make(map[string]*member, len(batch))}
+	g := &group{byID: make(map[string]*accountGroup, len(batch))}
 	for _, u := range batch {
-		m := g.byID[u.request.ref.AccountID]
-		if m == nil {
-			m = &member{id: u.request.ref.AccountID}
-			g.byID[m.id] = m
-			g.accounts = append(g.accounts, m)
+		a := g.byID[u.Payload.ref.AccountID]
+		if a == nil {
+			a = &accountGroup{id: u.Payload.ref.AccountID}
+			g.byID[a.id] = a
+			g.accounts = append(g.accounts, a)
 		}
-		m.updates = append(m.updates, u)
+		a.updates = append(a.updates, u)
 	}
 	return g
 }
@@ -81,36 +86,28 @@ func (p *pairs[T]) add(id string, value T) {
 	p.ids, p.values = append(p.ids, id), append(p.values, value)
 }
 
-// lock begins the transaction, takes the row locks of all accounts in the order of their ids, so that groups of
-// several replicas cannot deadlock, and reads what the updates may look at. At READ COMMITTED each statement sees what
-// was committed before it began: all else is read by statements of their own, after the locks were waited for, or it
-// would be older than the accounts.
-func (g *group) lock(ctx context.Context, conn *pgxpool.Conn, begin []string) error {
+// lockAndLoad begins the transaction, locks the rows of all accounts with lockRows, and reads what the updates may look
+// at. Rows are locked in the order of their ids, so that transactions that wait for several cannot deadlock. At READ
+// COMMITTED each statement sees what was committed before it began: all else, the clock too, is read by statements of
+// their own, after the locks were waited for, or it would be older than the accounts.
+func (g *group) lockAndLoad(ctx context.Context, conn *pgxpool.Conn, begin []string, lockRows string) error {
 	ids := make([]string, 0, len(g.accounts))
 	var keys, reservations pairs[string]
 	var charges pairs[int64]
-	var held, last []string
-	for _, m := range g.accounts {
-		ids = append(ids, m.id)
-		var holds, newest bool
-		for _, u := range m.updates {
-			if u.request.ref.IdempotencyKey != "" {
-				keys.add(m.id, u.request.ref.IdempotencyKey)
+	for _, a := range g.accounts {
+		ids = append(ids, a.id)
+		for _, u := range a.updates {
+			ref := u.Payload.ref
+			if ref.IdempotencyKey != "" {
+				keys.add(a.id, ref.IdempotencyKey)
 			}
-			if u.request.ref.ReservationID != "" {
-				reservations.add(m.id, u.request.ref.ReservationID)
-				holds = true
+			if ref.ReservationID != "" {
+				reservations.add(a.id, ref.ReservationID)
 			}
-			if u.request.ref.EntryID != 0 {
-				charges.add(m.id, u.request.ref.EntryID)
+			if ref.EntryID != 0 {
+				charges.add(a.id, ref.EntryID)
 			}
-			newest = newest || u.request.ref.LastEntry
-		}
-		if holds {
-			held = append(held, m.id)
-		}
-		if newest {
-			last = append(last, m.id)
+			a.openHolds = a.openHolds || ref.OpenHolds
 		}
 	}
 
@@ -118,13 +115,15 @@ func (g *group) lock(ctx context.Context, conn *pgxpool.Conn, begin []string) er
 	for _, sql := range begin {
 		b.Queue(sql)
 	}
-	b.Queue(lockUserdata, ids).Query(func(rows pgx.Rows) error {
-		var a user.Account
-		_, err := pgx.ForEachRow(rows, userdataFields(&a), func() error {
-			m := g.byID[a.ID]
-			m.found, m.before, m.state.Account = true, a, a
-			a = user.Account{}
-			return nil
+	b.Queue(lockRows, ids).Query(func(rows pgx.Rows) error {
+		var read user.Account
+		_, err := pgx.ForEachRow(rows, userdataFields(&read), func() error {
+			a, err := g.account(read.ID)
+			if err == nil {
+				a.found, a.state.Account = true, read
+				read = user.Account{}
+			}
+			return err
 		})
 		return err
 	})
@@ -132,256 +131,336 @@ func (g *group) lock(ctx context.Context, conn *pgxpool.Conn, begin []string) er
 		var id string
 		var side user.Account
 		_, err := pgx.ForEachRow(rows, append([]any{&id}, sideRowFields(&side)...), func() error {
-			m := g.byID[id]
-			for _, a := range []*user.Account{&m.before, &m.state.Account} {
-				a.TopUps, a.Reserved, a.NextHoldExpiry, a.Adopted = side.TopUps, side.Reserved, side.NextHoldExpiry, true
+			a, err := g.account(id)
+			if err != nil {
+				return err
 			}
+			sideRowForm(&side)
+			read := &a.state.Account
+			read.SideRow, read.TopUps, read.TopUpsUsed, read.Allowance = side.SideRow, side.TopUps, side.TopUpsUsed, side.Allowance
+			read.AllowanceExcess, read.CarriedTopUps, read.GrantedPeriod = side.AllowanceExcess, side.CarriedTopUps, side.GrantedPeriod
+			read.Reserved, read.OpenReservations, read.NextHoldExpiry = side.Reserved, side.OpenReservations, side.NextHoldExpiry
 			side.NextHoldExpiry = nil
 			return nil
 		})
 		return err
 	})
+	b.Queue(selectNow).QueryRow(func(row pgx.Row) error { return row.Scan(&g.now) })
 	if keys.ids != nil {
-		queueEach(&b, scanAccountEntry, func(id string, e user.Entry) { put(&g.byID[id].prior, *e.IdempotencyKey, &e) },
+		queueEach(&b, g, scanAccountEntry, func(a *accountGroup, e user.Entry) { put(&a.prior, *e.IdempotencyKey, &e) },
 			selectEntriesByKey, keys.ids, keys.values)
 	}
 	if reservations.ids != nil {
-		queueEach(&b, scanAccountReservation, func(id string, r user.Reservation) {
-			m := g.byID[id]
-			put(&m.reservations, r.ID, &r)
-			put(&m.stored, r.ID, true)
-		}, selectReservations, reservations.ids, reservations.values)
+		queueEach(&b, g, scanAccountReservation, func(a *accountGroup, r user.Reservation) { put(&a.reservations, r.ID, &r) },
+			selectReservations, reservations.ids, reservations.values)
 	}
 	if charges.ids != nil {
-		queueEach(&b, scanAccountCharge, func(id string, c user.Charge) { put(&g.byID[id].charges, c.Entry.ID, &c) },
-			selectCharges, charges.ids, charges.values)
+		g.queueCharges(&b, charges)
 	}
-	if last != nil {
-		queueEach(&b, scanAccountEntry, func(id string, e user.Entry) { g.byID[id].state.Last = &e }, selectLastEntries, last)
+	if err := conn.SendBatch(ctx, &b).Close(); err != nil {
+		return err
 	}
-	g.queueHolds(&b, held)
-	return conn.SendBatch(ctx, &b).Close()
+	return g.loadDue(ctx, conn)
 }
 
-// loadHolds reads the open reservations of accounts.
-func (g *group) loadHolds(ctx context.Context, conn *pgxpool.Conn, ids []string) error {
+// account is the member of the group with this id. A collation that takes different ids for equal finds rows that were
+// not asked for.
+func (g *group) account(id string) (*accountGroup, error) {
+	if a := g.byID[id]; a != nil {
+		return a, nil
+	}
+	return nil, fmt.Errorf("the database found an account that was not asked for: the collation of cognito_user_id takes different ids for equal")
+}
+
+// queueCharges queues what refunds have to see of the entries that they name.
+func (g *group) queueCharges(b *pgx.Batch, charges pairs[int64]) {
+	queueEach(b, g, scanAccountCharge, func(a *accountGroup, c user.Charge) { put(&a.charges, c.Entry.ID, &c) },
+		selectCharges, charges.ids, charges.values)
+	queueEach(b, g, scanSettled, func(a *accountGroup, s settled) {
+		if c := a.charges[s.entryID]; c != nil {
+			c.Reservation = &s.Reservation
+		}
+	},
+		selectSettled, charges.ids, charges.values)
+	queueEach(b, g, scanPeriodEnd, func(a *accountGroup, e periodEnd) {
+		if c := a.charges[e.chargeID]; c != nil {
+			c.Follow(e.Entry)
+		}
+	},
+		selectPeriodEnds, charges.ids, charges.values, user.PeriodEnds())
+}
+
+// loadDue reads what only few accounts need, which their rows tell: holds that are due, and what adopts, converts or
+// reconciles an account.
+func (g *group) loadDue(ctx context.Context, conn *pgxpool.Conn) error {
+	var holds, due pairs[time.Time]
+	var counted, earlier, totals []string
+	for _, a := range g.accounts {
+		if !a.found {
+			continue
+		}
+		a.before = a.state.Account
+		a.state.Now = g.now
+		if g.clock != nil {
+			a.state.Now = g.clock(a.updates[0].Context(), g.now)
+		}
+		next := a.before.NextHoldExpiry
+		isDue := next != nil && !a.state.Now.Before(*next)
+		if isDue {
+			due.add(a.id, a.state.Now)
+		}
+		if a.openHolds {
+			holds.add(a.id, endOfTime)
+		} else if isDue {
+			holds.add(a.id, a.state.Now)
+		}
+		count, total := false, a.before.SideRow == user.NoSideRow
+		for _, u := range a.updates {
+			from := u.Payload.ref.CountOpenFrom
+			count = count || from > 0 && a.before.OpenReservations >= from
+			total = total || u.Payload.ref.Totals
+		}
+		if count {
+			counted = append(counted, a.id)
+		}
+		if total {
+			totals = append(totals, a.id)
+		}
+		if a.before.SideRow == user.EarlierSideRow {
+			earlier = append(earlier, a.id)
+		}
+	}
+
 	var b pgx.Batch
-	g.queueHolds(&b, ids)
+	if holds.ids != nil {
+		g.queueHolds(&b, holds)
+	}
+	if due.ids != nil {
+		queueEach(&b, g, scanOwned[*time.Time], func(a *accountGroup, expiry *time.Time) { a.state.NextExpiry = expiry },
+			selectNextExpiries, due.ids, due.values)
+	}
+	if counted != nil {
+		for _, id := range counted {
+			g.byID[id].state.OpenCount = new(int64)
+		}
+		queueEach(&b, g, scanOwned[int64], func(a *accountGroup, n int64) { a.state.OpenCount = &n }, countOpenReservations, counted)
+	}
+	if earlier != nil {
+		queueEach(&b, g, scanEarlierHolds, func(a *accountGroup, h user.EarlierHolds) { a.state.Earlier = &h }, selectEarlierHolds, earlier)
+	}
+	if totals != nil {
+		g.queueTotals(&b, totals)
+	}
+	if b.Len() == 0 {
+		return nil
+	}
 	return conn.SendBatch(ctx, &b).Close()
 }
 
-func (g *group) queueHolds(b *pgx.Batch, ids []string) {
-	if ids == nil {
-		return
-	}
-	for _, id := range ids {
-		m := g.byID[id]
-		m.state.HoldsLoaded = true
-		// Those that the group itself has made are not in the table yet.
-		for _, r := range m.changed {
-			m.state.Holds = append(m.state.Holds, *r)
-		}
-	}
-	queueEach(b, scanAccountReservation, func(id string, r user.Reservation) {
-		m := g.byID[id]
-		put(&m.stored, r.ID, true)
-		if m.changed[r.ID] == nil {
-			m.state.Holds = append(m.state.Holds, r)
-		}
-	}, selectHolds, ids)
-}
+// endOfTime is later than the expiry of any reservation.
+var endOfTime = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// queueEach queues a query and passes each of its rows, which begin with the account, to keep.
-func queueEach[T any](b *pgx.Batch, scan pgx.RowToFunc[owned[T]], keep func(id string, value T), sql string, args ...any) {
-	b.Queue(sql, args...).Query(func(rows pgx.Rows) error {
-		found, err := pgx.CollectRows(rows, scan)
-		for _, row := range found {
-			keep(row.accountID, row.value)
+func (g *group) queueHolds(b *pgx.Batch, bounds pairs[time.Time]) {
+	left := g.maxHolds
+	b.Queue(selectHolds, bounds.ids, bounds.values, left+1).Query(func(rows pgx.Rows) error {
+		found, err := pgx.CollectRows(rows, scanAccountReservation)
+		if len(found) > left {
+			found = found[:left]
+			for _, id := range bounds.ids { // whose holds are left is not known
+				g.byID[id].state.MoreHolds = true
+			}
+		}
+		for _, h := range found {
+			a, err := g.account(h.accountID)
+			if err != nil {
+				return err
+			}
+			a.state.Holds = append(a.state.Holds, h.value)
 		}
 		return err
 	})
 }
 
-// run runs the updates that have not run yet, in order, and returns the accounts where one asks for the holds: it and
-// those after it wait until they are loaded.
-func (g *group) run() (needHolds []string) {
-	for _, m := range g.accounts {
-		for len(m.outcomes) < len(m.updates) {
-			u := m.updates[len(m.outcomes)]
-			err := m.run(u)
-			if errors.Is(err, user.ErrHoldsNeeded) && !m.state.HoldsLoaded {
-				needHolds = append(needHolds, m.id)
-				break
-			}
-			m.outcomes = append(m.outcomes, err)
-		}
+// queueTotals queues what the tables beside userdata say of accounts.
+func (g *group) queueTotals(b *pgx.Batch, ids []string) {
+	for _, id := range ids {
+		none := int64(0)
+		g.byID[id].state.Totals = &user.Totals{TopUps: &none}
 	}
-	return needHolds
+	queueEach(b, g, scanAccountEntry, func(a *accountGroup, e user.Entry) { a.state.Totals.Last = &e }, selectLastEntries, ids)
+	queueEach(b, g, scanOwned[*int64], func(a *accountGroup, sum *int64) { a.state.Totals.TopUps = sum }, sumTopUps, ids)
+	queueEach(b, g, scanOpenTotals, func(a *accountGroup, t user.Totals) {
+		a.state.Totals.Reserved, a.state.Totals.Open, a.state.Totals.NextExpiry = t.Reserved, t.Open, t.NextExpiry
+	}, sumOpenReservations, ids)
 }
 
-// run applies one update and keeps what it changed. The error is the update's own outcome.
-func (m *member) run(u *update) (err error) {
-	if !m.found {
-		u.answer = user.Change{}
+// queueEach queues a query and passes each of its rows, which begin with the account, to keep.
+func queueEach[T any](b *pgx.Batch, g *group, scan pgx.RowToFunc[owned[T]], keep func(a *accountGroup, value T), sql string, args ...any) {
+	b.Queue(sql, args...).Query(func(rows pgx.Rows) error {
+		found, err := pgx.CollectRows(rows, scan)
+		for _, row := range found {
+			a, err := g.account(row.accountID)
+			if err != nil {
+				return err
+			}
+			keep(a, row.value)
+		}
+		return err
+	})
+}
+
+// runRules runs the updates of each account in their order.
+func (g *group) runRules() {
+	for _, a := range g.accounts {
+		for _, u := range a.updates {
+			a.outcomes = append(a.outcomes, a.runRule(u))
+		}
+	}
+}
+
+// runRule applies one update and keeps what it changed. The error is the update's own outcome.
+func (a *accountGroup) runRule(u *update) (err error) {
+	if !a.found {
+		u.Answer = user.Change{}
 		return user.ErrUserNotFound
 	}
 	// A rule that panics fails its own update and none of the others.
 	defer func() {
 		if p := recover(); p != nil {
-			u.answer, err = user.Change{}, fmt.Errorf("panic in a rule: %v", p)
+			u.Answer, err = user.Change{}, fmt.Errorf("panic in a rule: %v", p)
 		}
 	}()
-	s := m.state
-	s.Prior = m.prior[u.request.ref.IdempotencyKey]
-	s.Reservation = m.reservations[u.request.ref.ReservationID]
-	s.Charge = m.charges[u.request.ref.EntryID]
-	change, err := u.request.apply(s)
+	s := a.state
+	s.Prior = a.prior[u.Payload.ref.IdempotencyKey]
+	s.Reservation = a.reservations[u.Payload.ref.ReservationID]
+	s.Charge = a.charges[u.Payload.ref.EntryID]
+	change, err := u.Payload.apply(s)
 	if refused := (*user.Error)(nil); err != nil && !errors.As(err, &refused) {
-		u.answer = user.Change{}
+		u.Answer = user.Change{}
 		return err
 	}
-	u.answer = change
+	u.Answer = change
 	if !change.Empty() {
-		m.keep(&u.answer)
+		a.keep(&u.Answer)
 	}
 	return err
 }
 
 // keep makes the change part of the state that the account's next update sees, and of what will be written.
-func (m *member) keep(c *user.Change) {
-	m.state.Account = c.Account
+func (a *accountGroup) keep(c *user.Change) {
+	a.dirty = true
+	a.state.Account, a.state.OpenCount, a.state.Earlier = c.Account, nil, nil
+	if c.Conversion != nil {
+		a.conversion = c.Conversion
+		for _, r := range a.reservations {
+			c.Conversion.Convert(r)
+		}
+	}
 	for i := range c.Entries {
 		e := &c.Entries[i]
-		m.entries = append(m.entries, e)
-		m.state.Last = e
+		a.entries = append(a.entries, e)
 		if e.IdempotencyKey != nil {
-			put(&m.prior, *e.IdempotencyKey, e)
+			put(&a.prior, *e.IdempotencyKey, e)
 		}
-		for id, charge := range m.charges {
-			switch {
-			case e.Kind == user.KindMonthlyReset || e.Kind == user.KindTierChange:
-				charge.ThisTerm = false
-			case e.RefundedEntryID != nil && *e.RefundedEntryID == id:
-				charge.Refunded += e.Amount
-			}
+		for _, charge := range a.charges {
+			charge.Follow(*e)
 		}
+	}
+	if a.state.Totals != nil {
+		a.state.Totals.Follow(*c)
 	}
 	if len(c.Reservations) > 0 {
-		m.keepReservations(c.Reservations)
+		a.keepReservations(c.Reservations)
 	}
 	if c.Pseudonym != "" {
-		m.pseudonym, m.found = c.Pseudonym, false
+		a.pseudonym = c.Pseudonym
 	}
 }
 
-func (m *member) keepReservations(changed []user.Reservation) {
+func (a *accountGroup) keepReservations(changed []user.Reservation) {
 	newer := make(map[string]bool, len(changed))
 	for i := range changed {
 		r := &changed[i]
 		newer[r.ID] = true
-		put(&m.changed, r.ID, r)
-		put(&m.reservations, r.ID, r)
-	}
-	if !m.state.HoldsLoaded {
-		return
+		put(&a.changed, r.ID, r)
+		put(&a.reservations, r.ID, r)
 	}
 	// A new slice: the rules may still look at the one that they were given.
-	holds := slices.DeleteFunc(slices.Clone(m.state.Holds), func(h user.Reservation) bool { return newer[h.ID] })
+	holds := slices.DeleteFunc(slices.Clone(a.state.Holds), func(h user.Reservation) bool { return newer[h.ID] })
 	for _, r := range changed {
-		if r.Status == user.ReservationOpen {
+		if a.openHolds && r.Status == user.ReservationOpen {
 			holds = append(holds, r)
 		}
 	}
-	m.state.Holds = holds
+	user.SortByExpiry(holds)
+	a.state.Holds = holds
 }
 
 // commit writes what the updates changed and commits, in one round trip. It fills in the ids of the entries.
 func (g *group) commit(ctx context.Context, conn *pgxpool.Conn) error {
 	var b pgx.Batch
-	var rest []*member
 	var counters counterColumns
+	var rows rowColumns
 	var sides, newSides sideColumns
-	for _, m := range g.accounts {
-		if len(m.entries) == 0 && len(m.changed) == 0 && m.pseudonym == "" {
+	var converted pairs[int]
+	for _, a := range g.accounts {
+		if !a.dirty {
 			continue
 		}
-		if onlyCountersChanged(m.before, m.state.Account) {
-			counters.add(m.state.Account)
-		} else {
-			rest = append(rest, m)
+		before, after := a.before, a.state.Account
+		switch {
+		case !sameProfile(before, after):
+			rows.add(after)
+		case !sameCounters(before, after):
+			counters.add(after)
 		}
 		switch {
-		case !m.before.Adopted:
-			newSides.add(m.state.Account)
-		case sideRowChanged(m.before, m.state.Account):
-			sides.add(m.state.Account)
+		case before.SideRow == user.NoSideRow:
+			newSides.add(after)
+		case !sameSideRow(before, after):
+			sides.add(after)
+		}
+		if a.conversion != nil {
+			converted.add(a.id, a.conversion.Period)
 		}
 	}
 	counters.queue(&b)
-	for _, m := range rest {
-		queueUserdata(&b, m.state.Account)
-	}
+	rows.queue(&b)
 	newSides.queue(&b, insertSideRows)
 	sides.queue(&b, updateSideRows)
+	if converted.ids != nil {
+		b.Queue(convertReservations, converted.ids, converted.values)
+	}
 	g.queueReservations(&b)
 	g.queueEntries(&b)
-	for _, m := range g.accounts {
-		if m.pseudonym != "" {
-			queueMove(&b, m.id, m.pseudonym)
+	for _, a := range g.accounts {
+		if a.pseudonym != "" {
+			queueErase(&b, a.state.Account, a.pseudonym)
 		}
 	}
-	// Where all were refused there is nothing to wait for. What succeeds without a change may be a repetition of what was
-	// committed without the word of a standby, though: the row locks make a commit that comes after it and waits for the
-	// standby too.
+	// If every update was refused, roll back. A success without a change may replay a commit that no standby has confirmed;
+	// committing behind its row locks waits for the standby.
 	how := "rollback"
-	if b.Len() > 0 || slices.ContainsFunc(g.accounts, func(m *member) bool { return slices.Contains(m.outcomes, nil) }) {
+	if b.Len() > 0 || slices.ContainsFunc(g.accounts, func(a *accountGroup) bool { return slices.Contains(a.outcomes, nil) }) {
 		how = "commit"
 	}
-	return end(ctx, conn, &b, how)
+	return endTransaction(ctx, conn, &b, how)
 }
 
-// end sends the batch and ends the transaction with it, by "commit" or "rollback". Unless it returns nil or
-// errOutcomeUnknown, nothing was done.
-func end(ctx context.Context, conn *pgxpool.Conn, b *pgx.Batch, how string) error {
-	forgetUnconfirmed(conn)
-	var tag pgconn.CommandTag
-	b.Queue(how).Exec(func(ct pgconn.CommandTag) error {
-		tag = ct
-		return nil
-	})
-	err := conn.SendBatch(ctx, b).Close()
-	var pg *pgconn.PgError
-	var unsent pgx.ErrPreprocessingBatch
-	switch {
-	case err == nil && tag.String() != strings.ToUpper(how):
-		return fmt.Errorf("%s answered %s", how, tag)
-	case err == nil:
-		return unconfirmed(conn)
-	case errors.As(err, &unsent), pgconn.SafeToRetry(err), errors.As(err, &pg) && !lost(pg):
-		return err
-	case how == "rollback":
-		return notDone(conn, err)
-	}
-	return fmt.Errorf("%w: %w", errOutcomeUnknown, err)
+// sameProfile reports whether two states of an account differ in their counters at most, as they do after nearly every
+// update. What is there through a pointer differs when it was set, be it to the same.
+func sameProfile(a, b user.Account) bool {
+	return a.Tier == b.Tier && a.SubscriptionStatus == b.SubscriptionStatus && a.Active == b.Active &&
+		a.LastReset == b.LastReset && a.RenewalDate == b.RenewalDate && a.Username == b.Username && a.Email == b.Email
 }
 
-// lost reports whether an error ends the session: it does not answer what was sent last. A pooler that has lost the
-// server says so without the field that no language changes.
-func lost(pg *pgconn.PgError) bool {
-	severity := cmp.Or(pg.SeverityUnlocalized, pg.Severity)
-	return severity == "FATAL" || severity == "PANIC"
+// sameCounters does not go by UpdatedAt alone: a clock that was set back can give two changes the same instant.
+func sameCounters(a, b user.Account) bool {
+	return a.TokensRemaining == b.TokensRemaining && a.TokensUsed == b.TokensUsed && a.UpdatedAt.Equal(b.UpdatedAt)
 }
 
-// onlyCountersChanged reports whether an account differs from what it was in its two counters at most, as it does
-// after nearly every update.
-func onlyCountersChanged(before, after user.Account) bool {
-	after.TokensRemaining, after.TokensUsed, after.UpdatedAt = before.TokensRemaining, before.TokensUsed, before.UpdatedAt
-	after.TopUps, after.Reserved, after.NextHoldExpiry, after.Adopted = before.TopUps, before.Reserved, before.NextHoldExpiry, before.Adopted
-	return after == before
-}
-
-// sideRowChanged compares instants by their pointers: a rule that keeps one keeps its pointer.
-func sideRowChanged(before, after user.Account) bool {
-	return before.TopUps != after.TopUps || before.Reserved != after.Reserved ||
-		before.NextHoldExpiry != after.NextHoldExpiry
+func sameSideRow(a, b user.Account) bool {
+	return a.SideRow == b.SideRow && a.TopUps == b.TopUps && a.TopUpsUsed == b.TopUpsUsed && a.Allowance == b.Allowance &&
+		a.AllowanceExcess == b.AllowanceExcess && a.CarriedTopUps == b.CarriedTopUps && a.GrantedPeriod == b.GrantedPeriod &&
+		a.Reserved == b.Reserved && a.OpenReservations == b.OpenReservations && a.NextHoldExpiry == b.NextHoldExpiry
 }

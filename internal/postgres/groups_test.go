@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -20,81 +21,88 @@ import (
 // recorded is one command of a recorded sequence.
 type recorded struct {
 	account string
-	at      time.Time
-	// key and reservation are what it names; refunds is the number of the command whose entry it refunds, -1 or less for
-	// none.
-	key, reservation string
-	refunds          int
-	rule             func(r user.Rules, s user.State, entry int64, at time.Time) (user.Change, error)
+	// refunds is the number of the command whose entry it refunds, -1 or less for none.
+	refunds int
+	command func(entry int64) user.Command
+}
+
+// recordedRound is what is asked for at the same instant.
+type recordedRound struct {
+	at       time.Time
+	commands []recorded
+}
+
+// recordedAt is when the rounds of a sequence are played, so that reservations run out, are settled late or are carried
+// over the end of a month.
+var recordedAt = []time.Time{
+	now, time.Date(2026, 11, 30, 23, 50, 0, 0, time.UTC), time.Date(2026, 12, 1, 0, 10, 0, 0, time.UTC),
+	time.Date(2026, 12, 1, 0, 10, 30, 0, time.UTC), time.Date(2026, 12, 2, 1, 0, 0, 0, time.UTC),
+	time.Date(2026, 12, 20, 0, 0, 0, 0, time.UTC),
 }
 
 // record makes rounds of commands about a few accounts, with keys that come again and reservations that are settled
-// twice or never. Each round plays in another month, which carries reservations and resets allowances.
-func record(seed uint64, rounds, each int) (sequence [][]recorded) {
+// twice or never.
+func record(seed uint64, each int) (sequence []recordedRound) {
 	random := rand.New(rand.NewPCG(seed, seed))
 	type held struct{ account, id string }
 	var holds []held
 	var earlier []recorded // of the rounds before, in which their entries have got their ids
-	for round := range rounds {
+	for _, at := range recordedAt {
 		commands := make([]recorded, each)
-		at := now.AddDate(0, round, 0)
 		for i := range commands {
-			at = at.Add(time.Duration(random.IntN(5)) * time.Second)
-			c := recorded{account: fmt.Sprint("u", random.IntN(4)), at: at, refunds: -1}
-			tokens := 1 + random.Int64N(40)
+			c := recorded{account: fmt.Sprint("u", random.IntN(4)), refunds: -1}
+			tokens := 1 + random.Int64N(60)
 			var meta user.Meta
 			if random.IntN(3) == 0 {
-				c.key = fmt.Sprint("key-", random.IntN(20))
-				meta.IdempotencyKey = c.key
+				meta.IdempotencyKey = fmt.Sprint("key-", random.IntN(60))
 			}
 			hold := held{c.account, "00000000-0000-4000-8000-ffffffffffff"} // there is none
 			if n := len(holds); n > 0 {
-				hold = holds[n-1-random.IntN(min(n, 12))]
+				hold = holds[n-1-random.IntN(min(n, 40))]
 			}
-			switch random.IntN(16) {
+			var command user.Command
+			switch random.IntN(18) {
 			case 0, 1, 2, 3:
-				c.rule = func(r user.Rules, s user.State, _ int64, at time.Time) (user.Change, error) {
-					return r.Consume(s, user.Consume{Tokens: tokens, Meta: meta}, at)
-				}
+				command = user.Consume{Tokens: tokens, Meta: meta}
 			case 4, 5:
-				c.rule = func(r user.Rules, s user.State, _ int64, at time.Time) (user.Change, error) {
-					return r.AddTokens(s, user.AddTokens{Tokens: tokens, Meta: meta}, at)
-				}
+				command = user.AddTokens{Tokens: tokens, Meta: meta}
 			case 6, 7, 8, 9:
 				made := fmt.Sprintf("00000000-0000-4000-8000-%012d", len(holds))
 				holds = append(holds, held{c.account, made})
-				ttl := time.Duration(1+random.IntN(100)) * time.Second
-				c.rule = func(r user.Rules, s user.State, _ int64, at time.Time) (user.Change, error) {
-					return r.Reserve(s, user.Reserve{ReservationID: made, Tokens: tokens, TTL: ttl, Meta: meta}, at)
-				}
-			case 10, 11:
-				c.account, c.key, c.reservation = hold.account, "", hold.id
-				c.rule = func(r user.Rules, s user.State, _ int64, at time.Time) (user.Change, error) {
-					return r.Settle(s, user.Settle{ReservationID: hold.id, TokensUsed: tokens}, at)
-				}
-			case 12:
-				c.account, c.key, c.reservation = hold.account, "", hold.id
-				c.rule = func(r user.Rules, s user.State, _ int64, at time.Time) (user.Change, error) {
-					return r.Release(s, user.Release{ReservationID: hold.id}, at)
-				}
+				ttl := [...]time.Duration{10 * time.Second, time.Minute, user.MaxHold}[random.IntN(3)]
+				command = user.Reserve{ReservationID: made, Tokens: tokens, TTL: ttl, Meta: meta}
+			case 10, 11, 12:
+				c.account = hold.account
+				command = user.Settle{ReservationID: hold.id, TokensUsed: tokens, Meta: meta}
 			case 13:
-				c.key = ""
+				c.account = hold.account
+				command = user.Release{ReservationID: hold.id, Meta: meta}
+			case 14:
+				c.account = hold.account
+				command = user.Extend{ReservationID: hold.id, TTL: 2 * time.Hour, Meta: meta}
+			case 15:
 				tier := [...]user.Tier{user.TierTester, user.TierFree}[random.IntN(2)]
-				c.rule = func(r user.Rules, s user.State, _ int64, at time.Time) (user.Change, error) {
-					return r.ChangeTier(s, user.ChangeTier{Tier: tier}, at)
+				command = user.ChangeTier{Tier: tier, Meta: meta}
+			case 16:
+				if random.IntN(6) == 0 {
+					command = user.Deactivate{Meta: meta}
+				} else {
+					active := true
+					command = user.UpdateProfile{Active: &active, Meta: meta}
 				}
 			default:
 				// Few to choose from, so that some are refunded several times.
 				if c.refunds = len(earlier) - 1 - random.IntN(20); c.refunds >= 0 {
 					c.account = earlier[c.refunds].account
 				}
-				c.rule = func(r user.Rules, s user.State, entry int64, at time.Time) (user.Change, error) {
-					return r.Refund(s, user.Refund{EntryID: entry, Tokens: tokens, Meta: meta}, at)
-				}
+				c.command = func(entry int64) user.Command { return user.Refund{EntryID: entry, Tokens: tokens, Meta: meta} }
+			}
+			if command != nil {
+				c.command = func(int64) user.Command { return command }
 			}
 			commands[i] = c
 		}
-		sequence, earlier = append(sequence, commands), append(earlier, commands...)
+		sequence, earlier = append(sequence, recordedRound{at, commands}), append(earlier, commands...)
 	}
 	return sequence
 }
@@ -115,18 +123,22 @@ func (g *groupSizes) Group(size int, _ time.Duration) {
 
 // playRecorded plays the sequence in its order and returns what was answered, a line a command, and what is stored at
 // the end. Entries have the number of their command instead of their id, which is drawn in the order of writing.
-func playRecorded(t *testing.T, sequence [][]recorded, batchMax int) (answers, stored string, largest int64) {
+func playRecorded(t *testing.T, sequence []recordedRound, batchMax int) (answers, stored string, largest int64) {
 	t.Helper()
 	url := localpgtest.New(t)
 	sizes := &groupSizes{}
-	store := open(t, url, func(o *postgres.Options) { o.MaxConns, o.WriteBatchMax, o.Observer = 1, batchMax, sizes })
+	at := now
+	store := open(t, url, func(o *postgres.Options) {
+		o.MaxConns, o.WriteBatchMax, o.Observer = 1, batchMax, sizes
+		o.Clock = func(context.Context, time.Time) time.Time { return at }
+	})
 	db := connect(t, url)
 	rules := service(t, store).Rules
 	create(t, store, "u", 100) // which stands at the gate
 	for i, tier := range []user.Tier{user.TierTester, user.TierTester, user.TierFree, user.TierAdmin} {
 		id := fmt.Sprint("u", i)
 		create(t, store, id, 50)
-		if _, err := service(t, store).ChangeTier(t.Context(), id, user.ChangeTier{Tier: tier}); err != nil {
+		if _, err := service(t, store).Do(t.Context(), id, user.ChangeTier{Tier: tier}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -139,7 +151,8 @@ func playRecorded(t *testing.T, sequence [][]recorded, batchMax int) (answers, s
 			change user.Change
 			err    error
 		}
-		outcomes := make([]outcome, len(round))
+		outcomes := make([]outcome, len(round.commands))
+		at = round.at
 		// While the gate is shut all of them gather, in their order.
 		db.Exec("UPDATE gate SET shut = true")
 		held := background(t, func() error {
@@ -148,18 +161,15 @@ func playRecorded(t *testing.T, sequence [][]recorded, batchMax int) (answers, s
 		})
 		db.AwaitGated()
 		var running sync.WaitGroup
-		for i, c := range round {
+		for i, c := range round.commands {
 			entry := entryOf[c.refunds]
 			if entry == 0 {
 				entry = 1 << 40 // none has it
 			}
-			ref := user.Ref{AccountID: c.account, IdempotencyKey: c.key, ReservationID: c.reservation}
-			if c.refunds >= 0 {
-				ref.EntryID = entry
-			}
+			command := c.command(entry)
 			running.Go(func() {
-				outcomes[i].change, outcomes[i].err = store.Update(t.Context(), ref, func(s user.State) (user.Change, error) {
-					return c.rule(rules, s, entry, c.at)
+				outcomes[i].change, outcomes[i].err = store.Update(t.Context(), rules.Ref(c.account, command), func(s user.State) (user.Change, error) {
+					return rules.Apply(s, command)
 				})
 			})
 			for store.Queued() != i+1 {
@@ -185,24 +195,26 @@ func playRecorded(t *testing.T, sequence [][]recorded, batchMax int) (answers, s
 				fmt.Fprintf(&b, "%s ", refused.Code)
 			}
 			a := o.change.Account
-			fmt.Fprintf(&b, "R %d U %d P %d H %d reset %v", a.TokensRemaining, a.TokensUsed, a.TopUps, a.Reserved, a.LastReset)
+			fmt.Fprintf(&b, "R %d U %d T %d W %d G %d E %d C %d H %d open %d period %d", a.TokensRemaining, a.TokensUsed, a.TopUps,
+				a.TopUpsUsed, a.Allowance, a.AllowanceExcess, a.CarriedTopUps, a.Reserved, a.OpenReservations, a.GrantedPeriod)
 			for _, e := range o.change.Entries {
 				fmt.Fprintf(&b, "; %s %d %d %d", e.Kind, e.Amount, e.BalanceAfter, e.UsedAfter)
 			}
 			reservations := slices.Clone(o.change.Reservations)
 			slices.SortFunc(reservations, func(a, b user.Reservation) int { return strings.Compare(a.ID, b.ID) })
 			for _, r := range reservations {
-				fmt.Fprintf(&b, "; %s %s %d %d %d %d %t %d", r.ID, r.Status, r.Tokens, r.Charged, r.Returned, r.Shortfall, r.Carried, r.TopUp)
+				fmt.Fprintf(&b, "; %s %s %d %d %d %d late %t", r.ID, r.Status, r.Tokens, r.Charged, r.Returned, r.Shortfall, r.Late)
 			}
 			b.WriteByte('\n')
 		}
-		first += len(round)
+		first += len(round.commands)
 	}
 	rank := `row_number() OVER (PARTITION BY cognito_user_id ORDER BY entry_id)`
 	stored = db.lines(`SELECT u::text FROM viralpilot.userdata u ORDER BY 1`) + db.lines(`SELECT s::text FROM viralpilot.account_state s ORDER BY 1`) +
 		db.lines(`SELECT r::text FROM viralpilot.reservations r ORDER BY 1`) +
 		db.lines(`WITH numbered AS (SELECT *, `+rank+` AS n FROM viralpilot.ledger)
-			SELECT concat_ws(' ', l.cognito_user_id, l.n, l.kind, l.amount, l.balance_after, l.used_after, l.tokens_charged, l.reservation_id, r.n,
+			SELECT concat_ws(' ', l.cognito_user_id, l.n, l.kind, l.amount, l.balance_after, l.used_after, l.tokens_charged, l.tokens_refunded,
+				l.top_ups_amount, l.period, l.changes, l.reservation_id, r.n,
 				l.idempotency_key, CASE WHEN l.kind <> 'refund' THEN l.command_hash END, l.created_at)
 			FROM numbered l LEFT JOIN numbered r ON r.entry_id = l.refunded_entry_id ORDER BY l.cognito_user_id, l.n`)
 	return b.String(), stored, sizes.largest.Load()
@@ -210,11 +222,11 @@ func playRecorded(t *testing.T, sequence [][]recorded, batchMax int) (answers, s
 
 func TestGroupsAnswerAndStoreWhatSingleUpdatesDo(t *testing.T) {
 	t.Parallel()
-	const rounds, each = 4, 150
+	const each = 120
 	for seed := range uint64(4) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()
-			sequence := record(seed, rounds, each)
+			sequence := record(seed, each)
 			singleAnswers, singleStored, one := playRecorded(t, sequence, 1)
 			groupAnswers, groupStored, most := playRecorded(t, sequence, 256)
 			if one != 1 || most != each {
@@ -227,8 +239,8 @@ func TestGroupsAnswerAndStoreWhatSingleUpdatesDo(t *testing.T) {
 				t.Errorf("stored: %s", difference)
 			}
 			for _, what := range []string{
-				"insufficient_tokens", "idempotency_key_reused", "reservation_closed", "reservation_expired", "refund_exceeds_charge",
-				"refund 1", "monthly_reset", "expire", "settled", "released", "true",
+				"insufficient_tokens", "idempotency_key_reused", "reservation_closed", "refund_exceeds_charge",
+				"; refund ", "monthly_reset", "; expire ", "; extend ", "; tier_change ", "settled", "released", "late true", "user_inactive",
 			} {
 				if !strings.Contains(singleAnswers, what) {
 					t.Errorf("the sequence has no %s", what)

@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -24,7 +25,7 @@ func TestAConnectionThatIsLostDuringTheCommit(t *testing.T) {
 		key := test.key
 		// The rule is Service.Consume's: under its key it is done once however often it runs.
 		consume := func(s *user.Service) error {
-			_, err := s.Consume(t.Context(), "u", user.Consume{Tokens: 1, Meta: user.Meta{IdempotencyKey: key}})
+			_, err := s.Do(t.Context(), "u", user.Consume{Tokens: 1, Meta: user.Meta{IdempotencyKey: key}})
 			return err
 		}
 		const consumes = "SELECT count(*) FROM viralpilot.ledger WHERE kind = 'consume'"
@@ -44,7 +45,7 @@ func TestAConnectionThatIsLostDuringTheCommit(t *testing.T) {
 			case key != "" && err != nil:
 				t.Errorf("got %v", err)
 			case key == "":
-				wantError(t, err, user.ErrDatabaseUnavailable)
+				wantOutcome(t, err, user.OutcomeUnknown)
 			}
 			if n := localpgtest.Query[int](db, consumes); n != 1 {
 				t.Errorf("done %d times", n)
@@ -62,7 +63,7 @@ func TestAConnectionThatIsLostDuringTheCommit(t *testing.T) {
 			pass()
 			err := <-updated
 			if key == "" || err != nil {
-				wantError(t, err, user.ErrDatabaseUnavailable)
+				wantOutcome(t, err, user.OutcomeUnknown)
 			}
 			want := 1
 			if err != nil {
@@ -75,6 +76,36 @@ func TestAConnectionThatIsLostDuringTheCommit(t *testing.T) {
 	}
 }
 
+// An error that answers COMMIT mostly says that the transaction was aborted, but not each one does.
+func TestStoreUpdate_CommitAnsweredByAnError(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]localpgtest.Fault{
+		"that leaves the completion open":                localpgtest.Refuse("40003", ""),
+		"of a transaction whose resolution is not known": localpgtest.Refuse("08007", ""),
+		"of a coordinator that has lost a shard":         localpgtest.Refuse("XX000", "ErrorIfPostCommitFailedShardPlacements"),
+	} {
+		for _, key := range []string{"", "k"} {
+			t.Run(fmt.Sprintf("%s, key %q", name, key), func(t *testing.T) {
+				t.Parallel()
+				dsn := localpgtest.New(t)
+				proxy := localpgtest.NewProxy(t, dsn)
+				store, db := open(t, proxy.URL(), func(o *postgres.Options) { o.MaxConns = 1 }), connect(t, dsn)
+				create(t, store, "u", 100)
+				refused := proxy.At(localpgtest.Answer("commit"), fault, 1)
+				_, err := service(t, store).Do(t.Context(), "u", user.Consume{Tokens: 1, Meta: user.Meta{IdempotencyKey: key}})
+				if key == "" {
+					wantOutcome(t, err, user.OutcomeUnknown)
+				} else if err != nil {
+					t.Error(err)
+				}
+				if n := localpgtest.Query[int](db, "SELECT count(*) FROM viralpilot.ledger WHERE kind = 'consume'"); n != 1 || refused.Left() != 0 {
+					t.Errorf("done %d times", n)
+				}
+			})
+		}
+	}
+}
+
 func TestAnAccountWhoseCommitIsNotAnswered(t *testing.T) {
 	t.Parallel()
 	dsn := localpgtest.New(t)
@@ -82,7 +113,7 @@ func TestAnAccountWhoseCommitIsNotAnswered(t *testing.T) {
 	s, db := service(t, open(t, proxy.URL())), connect(t, dsn)
 	lost := proxy.At(localpgtest.Answer("commit"), localpgtest.Cut, 1)
 	_, err := s.Create(t.Context(), user.NewAccount{ID: "u"})
-	wantError(t, err, user.ErrDatabaseUnavailable) // and not that there is one already
+	wantOutcome(t, err, user.OutcomeUnknown) // and not that there is one already
 	if n := localpgtest.Query[int](db, "SELECT count(*) FROM viralpilot.account_state"); n != 1 || lost.Left() != 0 {
 		t.Errorf("made %d times", n)
 	}
@@ -90,13 +121,13 @@ func TestAnAccountWhoseCommitIsNotAnswered(t *testing.T) {
 	wantError(t, err, user.ErrUserExists)
 }
 
-func TestAReservationWithoutAnEntryWhoseCommitIsNotAnswered(t *testing.T) {
+func TestStoreUpdate_LostCommitOfUnlimitedReserve(t *testing.T) {
 	t.Parallel()
 	dsn := localpgtest.New(t)
 	proxy := localpgtest.NewProxy(t, dsn)
 	s, db := service(t, open(t, proxy.URL())), connect(t, dsn)
 	create(t, s.Store, "u", 0)
-	if _, err := s.ChangeTier(t.Context(), "u", user.ChangeTier{Tier: user.TierAdmin}); err != nil {
+	if _, err := s.Do(t.Context(), "u", user.ChangeTier{Tier: user.TierAdmin}); err != nil {
 		t.Fatal(err)
 	}
 	lost := proxy.At(localpgtest.Answer("commit"), localpgtest.Cut, 1)
@@ -134,10 +165,10 @@ func gathered(t *testing.T, store *postgres.Store, db database, calls ...func() 
 	return errs
 }
 
-// It is made a second time, when the account is limited.
-func TestAReservationWithoutAnEntryWhoseCommitIsNotAnsweredAndATierChange(t *testing.T) {
+// The retry finds the reservation of an unlimited account, though the account is limited by then.
+func TestStoreUpdate_LostCommitOfUnlimitedReserveAndTierChange(t *testing.T) {
 	t.Parallel()
-	for name, looking := range map[string]bool{"alone": false, "and somebody who needs the holds": true} {
+	for name, looking := range map[string]bool{"alone": false, "and a release": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dsn := localpgtest.New(t)
@@ -146,7 +177,7 @@ func TestAReservationWithoutAnEntryWhoseCommitIsNotAnsweredAndATierChange(t *tes
 			db, s := connect(t, dsn), service(t, store)
 			create(t, store, "u", 100)
 			create(t, store, "a", 0)
-			if _, err := s.ChangeTier(t.Context(), "a", user.ChangeTier{Tier: user.TierAdmin}); err != nil {
+			if _, err := s.Do(t.Context(), "a", user.ChangeTier{Tier: user.TierAdmin}); err != nil {
 				t.Fatal(err)
 			}
 			early, err := s.Reserve(t.Context(), "a", user.Reserve{Tokens: 1, TTL: user.DefaultHold})
@@ -158,7 +189,7 @@ func TestAReservationWithoutAnEntryWhoseCommitIsNotAnsweredAndATierChange(t *tes
 				made, err = s.Reserve(t.Context(), "a", user.Reserve{Tokens: 5, TTL: user.DefaultHold, Meta: user.Meta{IdempotencyKey: "k"}})
 				return err
 			}, func() error {
-				_, err := s.ChangeTier(t.Context(), "a", user.ChangeTier{Tier: user.TierTester})
+				_, err := s.Do(t.Context(), "a", user.ChangeTier{Tier: user.TierTester})
 				return err
 			}}
 			if looking {
@@ -173,17 +204,17 @@ func TestAReservationWithoutAnEntryWhoseCommitIsNotAnsweredAndATierChange(t *tes
 			if lost.Left() != 0 {
 				t.Error("no answer was lost")
 			}
-			if errs[0] != nil || made.Reservation.Tokens != 5 {
+			if errs[0] != nil || !made.Replayed || made.Reservation.Tokens != 0 {
 				t.Errorf("made %+v, %v", made.Reservation, errs[0])
 			}
-			wantError(t, errs[1], user.ErrDatabaseUnavailable)
+			wantOutcome(t, errs[1], user.OutcomeUnknown)
 			if looking && errs[2] != nil {
 				t.Error(errs[2])
 			}
 			if r, err := s.Release(t.Context(), "a", user.Release{ReservationID: made.Reservation.ID}); err != nil || r.Account.TokensRemaining != 1000 {
 				t.Errorf("released: %+v, %v", r, err)
 			}
-			if _, err := user.Verify(t.Context(), store, time.Time{}, func(d user.Disagreement) { t.Error(d) }); err != nil {
+			if _, err := s.Rules.Verify(t.Context(), store, time.Time{}, now, func(d user.Discrepancy) { t.Error(d) }); err != nil {
 				t.Error(err)
 			}
 		})
@@ -199,7 +230,7 @@ func TestACommitThatIsNotAnsweredAndCannotBeLookedUp(t *testing.T) {
 	create(t, store, "u", 100)
 	pass := db.Gate()
 	consumed := background(t, func() error {
-		_, err := service(t, store).Consume(t.Context(), "u", user.Consume{Tokens: 1, Meta: user.Meta{IdempotencyKey: "k"}})
+		_, err := service(t, store).Do(t.Context(), "u", user.Consume{Tokens: 1, Meta: user.Meta{IdempotencyKey: "k"}})
 		return err
 	})
 	db.AwaitGated()
@@ -215,7 +246,7 @@ func TestACommitThatIsNotAnsweredAndCannotBeLookedUp(t *testing.T) {
 	if err := <-locked; err != nil {
 		t.Fatal(err)
 	}
-	wantError(t, <-consumed, user.ErrDatabaseUnavailable)
+	wantOutcome(t, <-consumed, user.OutcomeUnknown)
 	if n := localpgtest.Query[int](db, "SELECT count(*) FROM viralpilot.ledger WHERE kind = 'consume'"); n != 1 || lost.Left() != 0 {
 		t.Errorf("done %d times", n)
 	}
@@ -239,13 +270,13 @@ func TestACommandThatWasDoneAndWhoseReservationCannotBeRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = service(t, crowded{store}).Reserve(t.Context(), "u", reserve)
-	wantError(t, err, user.ErrDatabaseUnavailable)
+	wantOutcome(t, err, user.OutcomeUnknown)
 	settle := user.Settle{ReservationID: made.Reservation.ID, TokensUsed: 3}
 	if _, err := service(t, store).Settle(t.Context(), "u", settle); err != nil {
 		t.Fatal(err)
 	}
 	_, err = service(t, crowded{store}).Settle(t.Context(), "u", settle)
-	wantError(t, err, user.ErrDatabaseUnavailable)
+	wantOutcome(t, err, user.OutcomeUnknown)
 }
 
 func TestAServerThatFallsSilentRightAfterALogin(t *testing.T) {

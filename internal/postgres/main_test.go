@@ -36,6 +36,7 @@ func options(url string) postgres.Options {
 	return postgres.Options{
 		URL: url, MaxConns: 4, ConnectTimeout: patience, AcquireTimeout: patience, StatementTimeout: patience,
 		ImportPublicUserdata: true, Log: slog.New(slog.DiscardHandler),
+		Clock: func(context.Context, time.Time) time.Time { return now },
 	}
 }
 
@@ -53,6 +54,15 @@ func open(t *testing.T, url string, change ...func(*postgres.Options)) *postgres
 	t.Cleanup(store.Close)
 	return store
 }
+
+// at makes a store judge by a clock of the test instead of the database's, which tests of the store have stand still at
+// the instant now.
+func at(clock func() time.Time) func(*postgres.Options) {
+	return func(o *postgres.Options) { o.Clock = func(context.Context, time.Time) time.Time { return clock() } }
+}
+
+// realClock makes a store judge by the database's clock.
+func realClock(o *postgres.Options) { o.Clock = nil }
 
 // database is a connection past the store, for one goroutine.
 type database struct{ localpgtest.Database }
@@ -131,6 +141,14 @@ func wantError(t testing.TB, err error, want *user.Error) {
 	}
 }
 
+// wantOutcome fails the test unless the database was not available and left the change like that.
+func wantOutcome(t testing.TB, err error, want user.Outcome) {
+	t.Helper()
+	if wantError(t, err, user.ErrDatabaseUnavailable); user.OutcomeOf(err) != want {
+		t.Fatalf("the outcome is %q, want %q: %v", user.OutcomeOf(err), want, err)
+	}
+}
+
 // log collects what is logged.
 type log struct {
 	mu sync.Mutex
@@ -166,7 +184,10 @@ func serviceAt(t testing.TB, store user.Store, clock func() time.Time) *user.Ser
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &user.Service{Store: store, Rules: user.Rules{Tiers: tiers, ResetZone: time.UTC}, Now: clock}
+	return &user.Service{Store: store, Now: clock, Rules: user.Rules{
+		Tiers: tiers, ResetZone: time.UTC, MaxOpenReservations: user.DefaultMaxOpenReservations,
+		RefundMaxAge: user.DefaultRefundMaxAge, LowBalancePercent: user.DefaultLowBalancePercent,
+	}}
 }
 
 // create makes an account on the free tier with that many top-ups.
@@ -179,20 +200,24 @@ func create(t testing.TB, store user.Store, id string, tokens int64) {
 	if tokens == 0 {
 		return
 	}
-	if _, err := s.AddTokens(t.Context(), id, user.AddTokens{Tokens: tokens}); err != nil {
+	if _, err := s.Do(t.Context(), id, user.AddTokens{Tokens: tokens}); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// spend is a rule that charges one token and writes an entry for it under the key.
+// spend is a rule that charges one top-up and writes an entry for it under the key.
 func spend(key string) func(user.State) (user.Change, error) {
 	return func(s user.State) (user.Change, error) {
 		a := s.Account
 		a.TokensRemaining--
 		a.TokensUsed++
-		a.Adopted = true
+		a.TopUps--
+		a.TopUpsUsed++
+		a.SideRow = user.CurrentSideRow
+		topUps := int64(-1)
 		e := user.Entry{
-			Kind: user.KindConsume, Amount: -1, BalanceAfter: a.TokensRemaining, UsedAfter: a.TokensUsed, TokensCharged: 1, CreatedAt: now,
+			Kind: user.KindConsume, Amount: -1, BalanceAfter: a.TokensRemaining, UsedAfter: a.TokensUsed, TokensCharged: 1,
+			TopUpsAmount: &topUps, Period: &a.GrantedPeriod, CreatedAt: now,
 		}
 		if key != "" {
 			e.IdempotencyKey, e.CommandHash = &key, []byte("hash of "+key)

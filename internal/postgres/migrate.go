@@ -32,7 +32,7 @@ const (
 	migrationLockPause = 20 * time.Millisecond
 	// tableLockWait is how long a migration waits for a table. Whoever comes after it waits with it, so it gives up before
 	// they do and tries again, for tablePatience in all.
-	tableLockWait = hurriedLockTimeout * 3 / 4
+	tableLockWait = failFastLockTimeout * 3 / 4
 	tablePatience = 5 * time.Minute
 )
 
@@ -96,13 +96,15 @@ func lockMigrations(ctx context.Context, cfg *pgx.ConnConfig, log *slog.Logger) 
 		defer cancel()
 		return conn.Close(closing)
 	}
-	begin := pgx.TxOptions{BeginQuery: strings.Join(append([]string{"begin"}, limits("LOCAL", 0, 0)...), "; ")}
+	options := pgx.TxOptions{BeginQuery: strings.Join(append([]string{begin}, limits("LOCAL", 0, 0)...), "; ")}
 	deadline := time.Now().Add(migrationLockWait)
 	for first := true; ; first = false {
 		var locked bool
-		tx, err := conn.BeginTx(ctx, begin)
+		tx, err := conn.BeginTx(ctx, options)
 		if err == nil {
-			err = tx.QueryRow(ctx, "SELECT pg_try_advisory_xact_lock($1)", lockID).Scan(&locked)
+			// The simple protocol leaves no portal open. One would keep its snapshot, which an index that is built concurrently
+			// waits for.
+			err = tx.QueryRow(ctx, "SELECT pg_try_advisory_xact_lock($1)", pgx.QueryExecModeSimpleProtocol, lockID).Scan(&locked)
 		}
 		if err == nil && locked {
 			return unlock, nil
@@ -125,6 +127,23 @@ func lockMigrations(ctx context.Context, cfg *pgx.ConnConfig, log *slog.Logger) 
 		case <-time.After(migrationLockPause):
 		}
 	}
+}
+
+// concurrently is how the names of files end whose statements build indexes beside a service that writes, which
+// PostgreSQL does outside of transactions only.
+const concurrently = "_concurrently.sql"
+
+// runEach runs the statements of a file one by one. It can be run again after it was broken off.
+func runEach(ctx context.Context, db *sql.DB, text string) error {
+	for statement := range strings.SplitSeq(text, ";\n") {
+		if strings.TrimSpace(statement) == "" {
+			continue
+		}
+		if _, err := db.ExecContext(ctx, statement); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // newProvider makes the migrations of the files. Each begins with its own settings: a pooler would not keep them from
@@ -152,6 +171,12 @@ func newProvider(db *sql.DB, importPublic bool) (*goose.Provider, error) {
 		text, err := fs.ReadFile(migrations.FS, name)
 		if err != nil {
 			return nil, err
+		}
+		if strings.HasSuffix(name, concurrently) {
+			list[i] = goose.NewGoMigration(version, &goose.GoFunc{RunDB: func(ctx context.Context, db *sql.DB) error {
+				return runEach(ctx, db, string(text))
+			}}, nil)
+			continue
 		}
 		list[i] = goose.NewGoMigration(version, &goose.GoFunc{RunTx: func(ctx context.Context, tx *sql.Tx) error {
 			if _, err := tx.ExecContext(ctx, settings); err != nil {

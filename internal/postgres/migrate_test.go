@@ -214,7 +214,7 @@ func TestAnExistingTableKeepsItsRowsAndServes(t *testing.T) {
 				"overdrawn":    {user.ErrInsufficientTokens, 0, 1003},
 				"admin":        {nil, 0, 0},
 			} {
-				_, err := s.Consume(t.Context(), id, user.Consume{Tokens: 1})
+				_, err := s.Do(t.Context(), id, user.Consume{Tokens: 1})
 				if w.err == nil && err != nil || w.err != nil && !errors.Is(err, w.err) {
 					t.Errorf("%s: consume: %v, want %v", id, err, w.err)
 				}
@@ -357,7 +357,7 @@ func TestARoleThatOwnsNothing(t *testing.T) {
 		store := open(t, login(t, db, dsn, `GRANT USAGE ON SCHEMA viralpilot TO %s;
 			GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA viralpilot TO %s`))
 		create(t, store, "u", 5)
-		if _, err := service(t, store).Consume(t.Context(), "u", user.Consume{Tokens: 5}); err != nil {
+		if _, err := service(t, store).Do(t.Context(), "u", user.Consume{Tokens: 5}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -403,7 +403,7 @@ func TestANewerSchemaStillServes(t *testing.T) {
 	before := db.schema()
 	store := open(t, url)
 	create(t, store, "u", 5)
-	if _, err := service(t, store).Consume(t.Context(), "u", user.Consume{Tokens: 5}); err != nil {
+	if _, err := service(t, store).Do(t.Context(), "u", user.Consume{Tokens: 5}); err != nil {
 		t.Error(err)
 	}
 	if after := db.schema(); after != before {
@@ -491,5 +491,27 @@ func TestInstantsAreStoredInUTCWhateverTheServersTimeZone(t *testing.T) {
 	entries, err := store.Entries(t.Context(), "u", user.EntryQuery{Limit: 1})
 	if err != nil || len(entries) != 1 || !entries[0].CreatedAt.Equal(now) || entries[0].CreatedAt.Location() != time.UTC {
 		t.Errorf("entries: %+v, %v", entries, err)
+	}
+}
+
+func TestOpen_ServerOfStricterIsolation(t *testing.T) {
+	t.Parallel()
+	for _, level := range []string{"repeatable read", "serializable"} {
+		t.Run(level, func(t *testing.T) {
+			t.Parallel()
+			url := localpgtest.Empty(t)
+			db := connect(t, url)
+			db.Exec(fmt.Sprintf("ALTER DATABASE %s SET default_transaction_isolation = '%s'", localpgtest.Query[string](db, "SELECT quote_ident(current_database())"), level))
+			store := open(t, url) // where an index that is built concurrently would wait for the snapshot of the migration's own lock
+			db.Exec(`CREATE TABLE levels (level TEXT);
+				CREATE FUNCTION note_level() RETURNS trigger LANGUAGE plpgsql AS
+					'BEGIN INSERT INTO public.levels VALUES (current_setting(''transaction_isolation'')); RETURN NULL; END';
+				CREATE TRIGGER note_level AFTER INSERT ON viralpilot.account_state FOR EACH ROW EXECUTE FUNCTION note_level();
+				CREATE TRIGGER note_level AFTER INSERT ON viralpilot.ledger FOR EACH ROW EXECUTE FUNCTION note_level()`)
+			create(t, store, "u", 5)
+			if got := db.lines("SELECT level FROM levels"); got != "read committed\nread committed" {
+				t.Errorf("levels %q", got)
+			}
+		})
 	}
 }

@@ -239,3 +239,65 @@ func listen(t *testing.T) net.Listener {
 	t.Cleanup(func() { l.Close() })
 	return l
 }
+
+// Of a server that ends its sessions, or takes no more writes, no connection is good any more.
+func TestStore_FailOver(t *testing.T) {
+	t.Parallel()
+	const conns = 8
+	warm := func(t *testing.T, url string) *postgres.Store {
+		store := open(t, url, func(o *postgres.Options) { o.MaxConns, o.MinConns = conns, conns })
+		localpgtest.Await(t, "all connections are there", func() bool { return store.Stat().IdleConns() == conns })
+		return store
+	}
+	each := func(t *testing.T, store *postgres.Store) {
+		t.Helper()
+		if _, err := store.Update(t.Context(), user.Ref{AccountID: "u"}, spend("")); err != nil {
+			t.Errorf("a change: %v", err)
+		}
+		if _, err := store.Account(t.Context(), "u"); err != nil {
+			t.Errorf("an account: %v", err)
+		}
+		if _, err := service(t, store).Create(t.Context(), user.NewAccount{ID: "new"}); err != nil {
+			t.Errorf("a new account: %v", err)
+		}
+		if _, err := store.Entries(t.Context(), "u", user.EntryQuery{Limit: 1}); err != nil {
+			t.Errorf("entries: %v", err)
+		}
+	}
+	t.Run("of a server that was stopped", func(t *testing.T) {
+		t.Parallel()
+		url := localpgtest.New(t)
+		db := connect(t, url)
+		create(t, open(t, url), "u", 100)
+		store := warm(t, url)
+		if _, err := store.Entries(t.Context(), "u", user.EntryQuery{Limit: 1}); err != nil { // so that there is a connection for reads
+			t.Fatal(err)
+		}
+		db.Exec("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'user-management'")
+		each(t, store)
+	})
+	t.Run("of a server that has become read-only", func(t *testing.T) {
+		t.Parallel()
+		url := localpgtest.New(t)
+		db := connect(t, url)
+		create(t, open(t, url), "u", 100)
+		name := localpgtest.Query[string](db, "SELECT quote_ident(current_database())")
+		db.Exec(fmt.Sprintf("ALTER DATABASE %s SET default_transaction_read_only = on", name))
+		store := warm(t, url)
+		db.Exec(fmt.Sprintf("ALTER DATABASE %s RESET default_transaction_read_only", name)) // new connections find the one that writes
+		each(t, store)
+	})
+}
+
+func TestStore_LossySettings(t *testing.T) {
+	t.Parallel()
+	server := localpgtest.Server(t) // of its own, with all of them on
+	url := server.URL("postgres")
+	if off, err := open(t, url).LossySettings(t.Context()); err != nil || len(off) != 0 {
+		t.Errorf("off: %q, %v", off, err)
+	}
+	connect(t, url).Exec("ALTER ROLE postgres SET synchronous_commit = off")
+	if off, err := open(t, url).LossySettings(t.Context()); err != nil || len(off) != 1 || off[0] != "synchronous_commit" {
+		t.Errorf("off: %q, %v", off, err)
+	}
+}

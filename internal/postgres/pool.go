@@ -1,5 +1,3 @@
-// Package postgres keeps accounts in PostgreSQL: the connection pool, the migrations, the SQL, and the translation of
-// what the driver reports into errors of package user. It knows no token rule.
 package postgres
 
 import (
@@ -7,75 +5,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"net"
-	"slices"
-	"strconv"
-	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
-)
 
-// Options say how to reach the database and how long to wait for it.
-type Options struct {
-	// URL is a postgresql:// URL or a libpq keyword string.
-	URL string
-	// MaxConns and MinConns bound the pool.
-	MaxConns, MinConns int32
-	// ConnectTimeout is how long Open waits for a database that is still starting.
-	ConnectTimeout time.Duration
-	// AcquireTimeout is the longest wait for a free connection.
-	AcquireTimeout time.Duration
-	// StatementTimeout is the longest that the database works on one statement, waits for row locks included.
-	StatementTimeout time.Duration
-	// QueryMode is what a connection is: a session of PostgreSQL or one of a pooler; empty means QueryModeAuto.
-	QueryMode QueryMode
-	// WriteBatchMax is the most updates that one transaction serves, 1 to serve each by its own; 0 means
-	// DefaultWriteBatch.
-	WriteBatchMax int
-	// ImportPublicUserdata copies the rows of the earlier service when viralpilot.userdata is made.
-	ImportPublicUserdata bool
-	Log                  *slog.Logger
-	// Observer is told of each group of updates; nil for none.
-	Observer Observer
-	// Tracer is told of everything that is sent to the database; nil for none.
-	Tracer pgx.QueryTracer
-	// GroupSpan begins a span around the transaction that serves a group of updates, whose callers had these contexts.
-	// The context that it returns must not end with any of theirs. Nil for none.
-	GroupSpan func(callers []context.Context) (spanned context.Context, end func())
-}
-
-// Observer counts the transactions that serve updates. It may be called by many goroutines at once.
-type Observer interface {
-	// Group is called with the size of a group and how long its first update waited to be taken.
-	Group(size int, wait time.Duration)
-	// Retry is called when a transaction is tried again or a group is split.
-	Retry()
-}
-
-// QueryMode says what lasts on a connection from one transaction to the next.
-type QueryMode string
-
-const (
-	// QueryModeAuto finds out: where another process answers than the one that was connected to, a pooler stands between.
-	QueryModeAuto QueryMode = "auto"
-	// QueryModeSession is for connections that are a session of PostgreSQL: statements are prepared once, and the
-	// time-outs are settings of the session.
-	QueryModeSession QueryMode = "session"
-	// QueryModeTransaction is for poolers such as PgBouncer that give each transaction the session that is free:
-	// nothing is prepared, and each transaction has its own settings.
-	QueryModeTransaction QueryMode = "transaction"
+	"github.com/viralpilot/user-management/internal/user"
 )
 
 // connectTimeout bounds the attempt on one host where the URL does not say connect_timeout: the next host of the URL
 // may be the one that answers.
 const connectTimeout = 3 * time.Second
 
-// parse makes the settings of the pool but for those that depend on the QueryMode.
+// parse returns the pool's configuration except for what depends on the session.
 func parse(o Options) (*pgxpool.Config, error) {
 	cfg, err := pgxpool.ParseConfig(o.URL)
 	if err != nil {
@@ -83,7 +28,7 @@ func parse(o Options) (*pgxpool.Config, error) {
 		return nil, errors.New("DATABASE_URL is not a PostgreSQL URL, or names a file that cannot be used")
 	}
 	cfg.MaxConns, cfg.MinConns = o.MaxConns, o.MinConns
-	cfg.ShouldPing = noteRest
+	cfg.ShouldPing = markIdle
 	conn := cfg.ConnConfig
 	conn.ConnectTimeout = cmp.Or(conn.ConnectTimeout, connectTimeout)
 	conn.RuntimeParams["timezone"] = "UTC"
@@ -95,8 +40,8 @@ func parse(o Options) (*pgxpool.Config, error) {
 	return cfg, nil
 }
 
-// open makes the pool; it connects to nothing yet.
-func open(cfg *pgxpool.Config, s settings) (*pgxpool.Pool, error) {
+// newPool makes a pool. It connects in the background, so an error is one of the settings.
+func newPool(cfg *pgxpool.Config, s session) (*pgxpool.Pool, error) {
 	if s.mode == QueryModeTransaction {
 		cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	}
@@ -104,16 +49,15 @@ func open(cfg *pgxpool.Config, s settings) (*pgxpool.Pool, error) {
 		conn.TypeMap().RegisterType(&pgtype.Type{
 			Name: "timestamptz", OID: pgtype.TimestamptzOID, Codec: &pgtype.TimestamptzCodec{ScanLocation: time.UTC},
 		})
-		if s.session == "" {
+		if s.onConnect == "" {
 			return nil
 		}
-		// The pool waits without an end, and the connection would keep its place.
+		// The pool itself would wait for ever, and the connection would keep its slot.
 		ctx, cancel := context.WithTimeout(ctx, cfg.ConnConfig.ConnectTimeout)
 		defer cancel()
-		_, err := conn.Exec(ctx, s.session)
+		_, err := conn.Exec(ctx, s.onConnect)
 		return err
 	}
-	// Creating the pool starts connecting in the background; an error here is one of the settings.
 	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
 	if err != nil {
 		return nil, fmt.Errorf("database pool: %w", err)
@@ -121,135 +65,146 @@ func open(cfg *pgxpool.Config, s settings) (*pgxpool.Pool, error) {
 	return pool, nil
 }
 
-// settings are what a session is told once, or each transaction where sessions do not last.
-type settings struct {
-	mode QueryMode
-	// session are the statements for a new connection; empty for none.
-	session string
-	// begin are the statements that begin a transaction, by how it waits for locked rows.
-	begin [2][]string
+// pool is a pool of connections, and how long they are waited for and used.
+type pool struct {
+	*pgxpool.Pool
+	// acquireTimeout bounds the wait for a connection, workTimeout what is done on it then.
+	acquireTimeout, workTimeout time.Duration
+	observer                    Observer
+	// lastReset is when all connections were given up last, in nanoseconds since 1970.
+	lastReset atomic.Int64
 }
 
-func newSettings(mode QueryMode, statementTimeout time.Duration) settings {
-	lockTimeout := min(statementTimeout, time.Second)
-	if mode == QueryModeTransaction {
-		begin := func(lockTimeout time.Duration) []string {
-			return append([]string{"begin", "SET LOCAL " + showWarnings}, limits("LOCAL", statementTimeout, lockTimeout)...)
-		}
-		return settings{mode: mode, begin: [2][]string{patient: begin(lockTimeout), hurried: begin(hurriedLockTimeout)}}
-	}
-	return settings{
-		mode:    mode,
-		session: strings.Join(append(limits("", statementTimeout, lockTimeout), keepalives, "SET "+showWarnings), "; "),
-		begin:   [2][]string{patient: {"begin"}, hurried: {"begin", limit("LOCAL", "lock_timeout", hurriedLockTimeout)}},
-	}
-}
+const (
+	// maxAttempts bounds how often a transaction is tried that failed because of another one.
+	maxAttempts = 5
+	// failOverTimeout bounds how long a transaction is tried again whose server was lost or takes no more writes, and
+	// failOverPause is the first pause in between; each is twice as long as the one before.
+	failOverTimeout = time.Second
+	failOverPause   = 5 * time.Millisecond
+)
 
-// limits are statements that set the time-outs: of the session, or with the scope LOCAL of the transaction. They are no
-// start-up parameters, which PgBouncer refuses. A row that somebody else keeps locked may not hold up those that are
-// locked together with it, and a replica whose host vanishes in the middle of a transaction frees its locks.
-func limits(scope string, statement, lock time.Duration) []string {
-	return []string{
-		limit(scope, "statement_timeout", statement),
-		limit(scope, "idle_in_transaction_session_timeout", statement),
-		limit(scope, "lock_timeout", lock),
-	}
-}
-
-// keepalives make PostgreSQL notice within half a minute that the host of a session is gone while it waits for the rest
-// of what it was told: no other time-out counts then, and its locks are kept.
-const keepalives = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3"
-
-func limit(scope, name string, d time.Duration) string {
-	return fmt.Sprintf("SET %s %s = %d", scope, name, d.Milliseconds())
-}
-
-// waitFor returns once the database answers, and whether a pooler stands in front of it. It goes on trying while the
-// database may be starting, and gives up at once when waiting cannot help. The error is one line for the operator.
-func waitFor(ctx context.Context, conn *pgx.ConnConfig, timeout time.Duration, log *slog.Logger) (pooled bool, err error) {
-	at := addresses(conn)
-	deadline := time.Now().Add(timeout)
-	pause := 50 * time.Millisecond
-	for first := true; ; first = false {
-		// Long enough for each host to be given up.
-		attempt := time.Duration(1+len(conn.Fallbacks))*conn.ConnectTimeout + 2*time.Second
-		pooled, encoding, err := greet(ctx, conn, min(attempt, time.Until(deadline)))
-		var refused *pgconn.PgError
-		tlsFailed := tlsFailure(conn, at, err)
-		switch {
-		case err == nil && !slices.Contains([]string{"UTF8", "SQL_ASCII", "" /* a pooler need not say it */}, encoding):
-			// What it cannot hold would fail everything that is read or written together with it.
-			return false, fmt.Errorf("the database %q on %s has the encoding %s: move it to one with UTF8, or correct DATABASE_URL", conn.Database, at, encoding)
-		case err == nil:
-			return pooled, nil
-		case ctx.Err() != nil:
-			return false, ctx.Err()
-		case tlsFailed != "":
-			return false, errors.New(tlsFailed)
-		case errors.As(err, &refused) && refused.Code == sqlInvalidCatalogName:
-			return false, fmt.Errorf("the database %q does not exist on %s: create it or correct DATABASE_URL", conn.Database, at)
-		case errors.As(err, &refused) && refused.Code[:2] == sqlClassInvalidAuthorization:
-			return false, fmt.Errorf("the database on %s refused the login of user %q: correct DATABASE_URL", at, conn.User)
-		case errors.As(err, &refused) && refused.Code == sqlInsufficientPrivilege:
-			return false, fmt.Errorf("the user %q may not connect to the database %q on %s: grant it CONNECT or correct DATABASE_URL", conn.User, conn.Database, at)
-		case time.Now().Add(pause).After(deadline):
-			return false, fmt.Errorf("no database answers on %s within %s (%s): start it or correct DATABASE_URL", at, timeout, reason(err))
+// withConn runs f on a connection, again while f has certainly done nothing and may succeed. The caller's context applies
+// while it waits for a connection. What has been started is finished without it, since cancelling would close the
+// connection and leave the outcome unknown.
+func (p *pool) withConn(ctx context.Context, f func(context.Context, *pgxpool.Conn) error) error {
+	giveUp := time.Now().Add(min(p.acquireTimeout, failOverTimeout))
+	pause := failOverPause
+	lost := false
+	for attempt := 1; ; attempt++ {
+		err := p.try(ctx, f)
+		switch lost = lost || serverLost(err); {
+		case err == nil, errors.Is(err, errOutcomeUnknown):
+			return translate(err)
+		case lost && (serverLost(err) || errors.Is(err, user.ErrDatabaseUnavailable)) && time.Now().Add(pause).Before(giveUp):
+			select {
+			case <-ctx.Done():
+				return translate(err)
+			case <-time.After(pause):
+			}
+			pause *= 2
+		case repeatable(err) && attempt < maxAttempts:
+		default:
+			return translate(err)
 		}
-		if first {
-			log.Info("waiting for the database", "address", at, "reason", reason(err))
-		}
-		select {
-		case <-ctx.Done():
-			return false, ctx.Err()
-		case <-time.After(pause):
-		}
-		pause = min(2*pause, 2*time.Second)
+		p.observer.Retry()
 	}
 }
 
-// greet connects once, and says in which encoding the database keeps text. A pooler gives its clients the number of a
-// process that is not there, so that it learns of their cancellations.
-func greet(ctx context.Context, cfg *pgx.ConnConfig, timeout time.Duration) (pooled bool, encoding string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	conn, err := pgx.ConnectConfig(ctx, cfg)
+// try runs f once.
+func (p *pool) try(ctx context.Context, f func(context.Context, *pgxpool.Conn) error) error {
+	conn, err := p.acquire(ctx)
 	if err != nil {
-		return false, "", err
+		return err
 	}
-	defer conn.Close(ctx)
-	var pid uint32
-	err = conn.QueryRow(ctx, "SELECT pg_backend_pid()", pgx.QueryExecModeExec).Scan(&pid)
-	return pid != conn.PgConn().PID(), conn.PgConn().ParameterStatus("server_encoding"), err
-}
-
-// addresses are the hosts of the URL.
-func addresses(conn *pgx.ConnConfig) string {
-	list := []string{net.JoinHostPort(conn.Host, strconv.Itoa(int(conn.Port)))}
-	for _, other := range conn.Fallbacks {
-		// There is one with TLS and one without.
-		if at := net.JoinHostPort(other.Host, strconv.Itoa(int(other.Port))); !slices.Contains(list, at) {
-			list = append(list, at)
-		}
-	}
-	return strings.Join(list, ",")
-}
-
-// reason is the innermost cause in a few words: what wraps it repeats the connection's settings.
-func reason(err error) string {
+	defer release(conn)
+	working, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.workTimeout)
+	defer cancel()
+	err = f(working, conn)
 	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
-		return pg.Message
+	switch errors.As(err, &pg); {
+	case pg != nil && staleStatement(pg):
+		p.Reset() // the other connections have prepared it as well
+	case serverLost(err), conn.Conn().IsClosed() && !errors.Is(err, context.DeadlineExceeded):
+		err = errors.Join(err, p.giveUp(working, conn))
 	}
-	var op *net.OpError
-	if errors.As(err, &op) {
-		return op.Err.Error()
+	return errors.Join(err, rollback(working, conn))
+}
+
+// giveUp closes a connection whose server is gone or takes no more writes, and all others, which lead to the same server:
+// each of them would fail one transaction more. New ones find out which server it is now; they are not given up again
+// within a second.
+func (p *pool) giveUp(ctx context.Context, conn *pgxpool.Conn) error {
+	now, last := time.Now().UnixNano(), p.lastReset.Load()
+	if now-last > int64(time.Second) && p.lastReset.CompareAndSwap(last, now) {
+		p.Reset()
 	}
-	var dns *net.DNSError
-	if errors.As(err, &dns) {
-		return dns.Err
+	return conn.Conn().Close(ctx)
+}
+
+// rollback ends a failed transaction. The pool would close the connection instead, and callers who wait while it makes
+// another would be told that the database accepts none.
+func rollback(ctx context.Context, conn *pgxpool.Conn) error {
+	if conn.Conn().IsClosed() || conn.Conn().PgConn().TxStatus() == 'I' {
+		return nil
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return "no answer in time"
+	_, err := conn.Exec(ctx, "rollback")
+	return err
+}
+
+// release gives a connection back. A broken one is taken out of the pool at once, because the driver keeps its slot for
+// as long as it goes on reading from it.
+func release(conn *pgxpool.Conn) {
+	if conn.Conn().IsClosed() {
+		conn.Hijack()
+	} else {
+		conn.Release()
 	}
-	return "connection failed"
+}
+
+// acquire takes a connection. It returns ErrOverloaded when all connections stay in use for too long, and
+// ErrDatabaseUnavailable when the database accepts none.
+func (p *pool) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	waiting, cancel := context.WithTimeout(ctx, p.acquireTimeout)
+	defer cancel()
+	for {
+		conn, err := p.Acquire(waiting)
+		if err == nil {
+			if pingIfIdle(waiting, conn) {
+				return conn, nil
+			}
+			release(conn)
+			continue
+		}
+		// Idle connections count as used: they are on their way to a call that waits.
+		stat := p.Stat()
+		if full := stat.AcquiredConns()+stat.IdleConns() == stat.MaxConns(); full && errors.Is(err, context.DeadlineExceeded) {
+			return nil, user.ErrOverloaded.Because(err)
+		}
+		return nil, user.ErrDatabaseUnavailable.Because(fmt.Errorf("acquire a connection: %w", err))
+	}
+}
+
+// idleFlag is the key under which a connection remembers that it was idle before it was acquired.
+const idleFlag = "was idle"
+
+// markIdle is the pool's ShouldPing hook. It never pings, because the pool would keep a dead connection's slot; it marks
+// the connection so that pingIfIdle does.
+func markIdle(_ context.Context, p pgxpool.ShouldPingParams) bool {
+	if p.IdleDuration > time.Second {
+		p.Conn.PgConn().CustomData()[idleFlag] = true
+	}
+	return false
+}
+
+// pingIfIdle pings a connection that was idle, since its server may be gone, and reports whether it can be used.
+func pingIfIdle(ctx context.Context, conn *pgxpool.Conn) bool {
+	data := conn.Conn().PgConn().CustomData()
+	if _, idle := data[idleFlag]; !idle {
+		return true
+	}
+	delete(data, idleFlag)
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	return conn.Ping(ctx) == nil
 }

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,15 +16,27 @@ const (
 	userdataColumns = `cognito_user_id, username, email, subscription_tier, subscription_status, subscription_renewal_date,
 		tokens_remaining, tokens_used_this_month, last_token_reset_date, created_at, updated_at, is_active`
 
-	entryColumns = `entry_id, kind, amount, balance_after, used_after, tokens_charged, reservation_id, refunded_entry_id,
-		idempotency_key, command_hash, metadata, actor, created_at`
+	// Of an entry of the earlier version the amount of a refund is all that it gave back.
+	entryColumns = `entry_id, kind, amount, balance_after, used_after, tokens_charged,
+		coalesce(tokens_refunded, CASE WHEN kind = 'refund' AND top_ups_amount IS NULL THEN amount ELSE 0 END),
+		top_ups_amount, period, changes, reservation_id, refunded_entry_id, idempotency_key, command_hash, metadata, actor,
+		created_at`
 
-	reservationColumns = `reservation_id, status, tokens, tokens_charged, tokens_returned, shortfall, carried, top_up,
-		created_at, expires_at, closed_at, tokens_used`
+	// The earlier version marked the reservations that it carried over the end of a term, and gave none a period.
+	reservationColumns = `reservation_id, status, tokens, tokens_charged, tokens_returned, shortfall,
+		coalesce(period, CASE WHEN carried THEN 0 ELSE -1 END), late, metadata, created_at, expires_at, closed_at, tokens_used`
 
-	// A row without a side row has not been adopted yet.
+	sideRowColumns = `top_ups, top_ups_used, allowance, allowance_excess, carried_top_ups, granted_period, tokens_reserved,
+		open_reservations, next_hold_expiry`
+
 	accountColumns = userdataColumns + `,
-			coalesce(top_ups, 0), coalesce(tokens_reserved, 0), next_hold_expiry, top_ups IS NOT NULL`
+		coalesce(top_ups, 0), coalesce(top_ups_used, 0), coalesce(allowance, 0), coalesce(allowance_excess, 0),
+		coalesce(carried_top_ups, 0), ` + periodOrForm + `, coalesce(tokens_reserved, 0), coalesce(open_reservations, 0),
+		next_hold_expiry`
+
+	// The granted period, or one of the numbers below zero that stand for other forms of a side row than the usual one.
+	periodOrForm = `CASE WHEN erased THEN -4 WHEN moving_to IS NOT NULL THEN -3
+			ELSE coalesce(granted_period, CASE WHEN top_ups IS NULL THEN -2 ELSE -1 END) END`
 
 	selectAccountsByID = `SELECT ` + accountColumns + `
 		FROM viralpilot.userdata LEFT JOIN viralpilot.account_state USING (cognito_user_id)
@@ -32,8 +45,16 @@ const (
 	lockUserdata = `SELECT ` + userdataColumns + ` FROM viralpilot.userdata
 		WHERE cognito_user_id = ANY($1) ORDER BY cognito_user_id FOR UPDATE`
 
-	selectSideRows = `SELECT cognito_user_id, top_ups, tokens_reserved, next_hold_expiry, true
+	// Rows that another session has locked are left out.
+	lockFreeUserdata = lockUserdata + ` SKIP LOCKED`
+
+	selectExistingIDs = `SELECT cognito_user_id FROM viralpilot.userdata WHERE cognito_user_id = ANY($1)`
+
+	selectSideRows = `SELECT cognito_user_id, top_ups, top_ups_used, allowance, allowance_excess, carried_top_ups,
+			` + periodOrForm + `, tokens_reserved, open_reservations, next_hold_expiry
 		FROM viralpilot.account_state WHERE cognito_user_id = ANY($1)`
+
+	selectNow = `SELECT clock_timestamp()`
 
 	selectEntriesByKey = `SELECT cognito_user_id, ` + entryColumns + ` FROM viralpilot.ledger
 		WHERE (cognito_user_id, idempotency_key) IN (SELECT * FROM unnest($1::text[], $2::text[]))`
@@ -41,22 +62,67 @@ const (
 	selectReservations = `SELECT cognito_user_id, ` + reservationColumns + ` FROM viralpilot.reservations
 		WHERE (cognito_user_id, reservation_id) IN (SELECT id, named::uuid FROM unnest($1::text[], $2::text[]) AS n (id, named))`
 
-	selectHolds = `SELECT cognito_user_id, ` + reservationColumns + ` FROM viralpilot.reservations
-		WHERE cognito_user_id = ANY($1) AND status = 'open'`
+	// Each account's bound ($2) says which of its open reservations are wanted. No account needs more than the limit
+	// of all of them.
+	selectHolds = `SELECT u.id, ` + reservationColumns + `
+		FROM ` + existingAccounts + ` JOIN unnest($1::text[], $2::timestamptz[]) AS n (id, bound) USING (id)
+		CROSS JOIN LATERAL (SELECT * FROM viralpilot.reservations r
+			WHERE r.cognito_user_id = u.id AND status = 'open' AND expires_at <= n.bound
+			ORDER BY expires_at, reservation_id LIMIT $3) r
+		ORDER BY expires_at, reservation_id LIMIT $3`
 
-	// What a refund has to know of the entry it names.
+	selectNextExpiries = `SELECT u.id, expires_at
+		FROM ` + existingAccounts + ` JOIN unnest($1::text[], $2::timestamptz[]) AS n (id, now) USING (id)
+		CROSS JOIN LATERAL (SELECT expires_at FROM viralpilot.reservations r
+			WHERE r.cognito_user_id = u.id AND status = 'open' AND expires_at > n.now
+			ORDER BY expires_at LIMIT 1) r`
+
+	// The accounts of a list ($1), for a lateral look at each.
+	existingAccounts = `(SELECT cognito_user_id AS id FROM viralpilot.userdata WHERE cognito_user_id = ANY($1)) u`
+
+	countOpenReservations = `SELECT cognito_user_id, count(*) FROM viralpilot.reservations
+		WHERE cognito_user_id = ANY($1) AND status = 'open' GROUP BY cognito_user_id`
+
+	selectEarlierHolds = `SELECT cognito_user_id, coalesce(sum(top_up) FILTER (WHERE carried), 0),
+			coalesce(sum(tokens) FILTER (WHERE NOT carried), 0), count(*)
+		FROM viralpilot.reservations WHERE cognito_user_id = ANY($1) AND status = 'open' GROUP BY cognito_user_id`
+
+	// What a refund has to know of the entry it names: what has been given back of it, the reservation that it settled,
+	// and what may have ended its period since, the first entry of each kind.
 	selectCharges = `SELECT cognito_user_id, ` + entryColumns + `,
-			(SELECT coalesce(sum(amount), 0) FROM viralpilot.ledger r
-				WHERE r.cognito_user_id = l.cognito_user_id AND r.refunded_entry_id = l.entry_id),
-			NOT EXISTS (SELECT FROM viralpilot.ledger t
-				WHERE t.cognito_user_id = l.cognito_user_id AND t.entry_id > l.entry_id AND t.kind IN ('monthly_reset', 'tier_change')),
-			coalesce((SELECT least(h.tokens_charged, h.tokens) FROM viralpilot.reservations h
-				WHERE h.cognito_user_id = l.cognito_user_id AND h.reservation_id = l.reservation_id AND h.carried), 0)
+			(SELECT coalesce(sum(coalesce(tokens_refunded, amount)), 0) FROM viralpilot.ledger r
+				WHERE r.cognito_user_id = l.cognito_user_id AND r.refunded_entry_id = l.entry_id)
 		FROM viralpilot.ledger l
-		WHERE (cognito_user_id, entry_id) IN (SELECT * FROM unnest($1::text[], $2::bigint[]))`
+		WHERE (cognito_user_id, entry_id) IN (SELECT * FROM unnest($1::text[], $2::bigint[])) AND cognito_user_id = ANY($1)`
 
-	selectLastEntries = `SELECT n.id, ` + entryColumns + ` FROM unnest($1::text[]) AS n (id)
-		CROSS JOIN LATERAL (SELECT * FROM viralpilot.ledger WHERE cognito_user_id = n.id ORDER BY entry_id DESC LIMIT 1) l`
+	selectSettled = `SELECT l.cognito_user_id, l.entry_id, ` + settledColumns + `
+		FROM viralpilot.ledger l JOIN viralpilot.reservations h
+			ON h.cognito_user_id = l.cognito_user_id AND h.reservation_id = l.reservation_id
+		WHERE (l.cognito_user_id, l.entry_id) IN (SELECT * FROM unnest($1::text[], $2::bigint[])) AND l.cognito_user_id = ANY($1)`
+
+	settledColumns = `h.tokens, coalesce(h.period, CASE WHEN h.carried THEN 0 ELSE -1 END), h.late`
+
+	selectPeriodEnds = `SELECT l.cognito_user_id, l.entry_id, e.kind, e.top_ups_amount
+		FROM viralpilot.ledger l CROSS JOIN unnest($3::text[]) AS k (kind)
+		CROSS JOIN LATERAL (SELECT kind, top_ups_amount FROM viralpilot.ledger e
+			WHERE e.cognito_user_id = l.cognito_user_id AND e.kind = k.kind AND e.kind <> 'consume' AND e.entry_id > l.entry_id
+			ORDER BY e.entry_id LIMIT 1) e
+		WHERE (l.cognito_user_id, l.entry_id) IN (SELECT * FROM unnest($1::text[], $2::bigint[])) AND l.cognito_user_id = ANY($1)`
+
+	selectLastEntries = `SELECT u.id, ` + entryColumns + ` FROM ` + existingAccounts + `
+		CROSS JOIN LATERAL (SELECT * FROM viralpilot.ledger l
+			WHERE l.cognito_user_id = u.id ORDER BY entry_id DESC LIMIT 1) l`
+
+	// Of an account that is not there yet.
+	selectLastEntry = `SELECT ` + entryColumns + ` FROM viralpilot.ledger
+		WHERE cognito_user_id = $1 ORDER BY entry_id DESC LIMIT 1`
+
+	// The sum is NULL when an entry has none.
+	sumTopUps = `SELECT cognito_user_id, CASE WHEN count(*) = count(top_ups_amount) THEN sum(top_ups_amount) END
+		FROM viralpilot.ledger WHERE cognito_user_id = ANY($1) GROUP BY cognito_user_id`
+
+	sumOpenReservations = `SELECT cognito_user_id, sum(tokens), count(*), min(expires_at) FROM viralpilot.reservations
+		WHERE cognito_user_id = ANY($1) AND status = 'open' GROUP BY cognito_user_id`
 
 	selectReservation = `SELECT ` + reservationColumns + ` FROM viralpilot.reservations
 		WHERE cognito_user_id = $1 AND reservation_id = $2`
@@ -66,22 +132,33 @@ const (
 		WHERE cognito_user_id = $1 AND reservation_id = $2 ORDER BY entry_id DESC LIMIT 1`
 
 	selectReservationPage = `SELECT ` + reservationColumns + ` FROM viralpilot.reservations
-		WHERE cognito_user_id = $1 AND status = 'open'
-			AND ($2::timestamptz IS NULL OR (expires_at, reservation_id) > ($2, $3::uuid))
-		ORDER BY expires_at, reservation_id LIMIT $4`
+		WHERE cognito_user_id = $1 AND status = $2
+			AND ($3::timestamptz IS NULL OR (expires_at, reservation_id) > ($3, $4::uuid))
+		ORDER BY expires_at, reservation_id LIMIT $5`
+
+	// The id of the account's first entry that was made at or after an instant, or what comes after its last: a search by
+	// halves, since instants rise with ids.
+	searchEntry = `WITH RECURSIVE search (low, high) AS (
+			SELECT coalesce(min(entry_id), 0), coalesce(max(entry_id), -1) + 1 FROM viralpilot.ledger WHERE cognito_user_id = $1
+			UNION ALL
+			SELECT CASE WHEN m.created_at < $2 THEN m.entry_id + 1 ELSE low END, CASE WHEN m.created_at < $2 THEN high ELSE (low + high) / 2 END
+			FROM search LEFT JOIN LATERAL (SELECT entry_id, created_at FROM viralpilot.ledger
+				WHERE cognito_user_id = $1 AND entry_id >= (low + high) / 2 ORDER BY entry_id LIMIT 1) m ON true
+			WHERE low < high)
+		SELECT low FROM search WHERE low >= high`
 
 	// width_bucket numbers the stretches between the bounds, from 1.
 	selectUsage = `SELECT width_bucket(created_at, $2::timestamptz[]) AS stretch,
-			coalesce(sum(tokens_charged), 0), coalesce(sum(amount) FILTER (WHERE kind = 'refund'), 0)
+			coalesce(sum(tokens_charged), 0), coalesce(sum(coalesce(tokens_refunded, amount)) FILTER (WHERE kind = 'refund'), 0)
 		FROM viralpilot.ledger
-		WHERE cognito_user_id = $1 AND created_at >= $3 AND created_at < $4
+		WHERE cognito_user_id = $1 AND created_at >= $3 AND created_at < $4 AND entry_id >= $5 AND entry_id < $6
 		GROUP BY stretch`
 
 	// The side rows begin where the page does: merged with all of them, a page would cost more the later it is.
 	selectAccounts = `SELECT ` + accountColumns + `
 		FROM viralpilot.userdata
 			LEFT JOIN (SELECT * FROM viralpilot.account_state WHERE cognito_user_id > $1) s USING (cognito_user_id)
-		WHERE cognito_user_id > $1` + accountFilters + `
+		WHERE cognito_user_id > $1` + accountFilters + ` AND ` + notErased + `
 		ORDER BY cognito_user_id LIMIT $5`
 
 	// Each branch walks the index of one column and the outer query merges what they find: one condition with OR would
@@ -102,7 +179,11 @@ const (
 		SELECT ` + accountColumns + `
 		FROM found JOIN viralpilot.userdata USING (cognito_user_id)
 			LEFT JOIN viralpilot.account_state USING (cognito_user_id)
+		WHERE ` + notErased + `
 		ORDER BY cognito_user_id`
+
+	// Who is being erased, or has been, is in no list.
+	notErased = `erased IS NOT TRUE AND moving_to IS NULL`
 
 	accountFilters = ` AND ($2::text = '' OR subscription_tier = $2) AND ($3::text = '' OR subscription_status = $3)
 			AND ($4::boolean IS NULL OR is_active = $4)`
@@ -112,107 +193,128 @@ const (
 		WHERE status = 'open' AND expires_at <= $1 AND cognito_user_id > $2
 		ORDER BY cognito_user_id LIMIT $3`
 
-	selectLinks = `SELECT l.cognito_user_id, entry_id, amount, balance_after,
-			coalesce((SELECT balance_after FROM viralpilot.ledger p
-				WHERE p.cognito_user_id = l.cognito_user_id AND p.entry_id < l.entry_id
-				ORDER BY p.entry_id DESC LIMIT 1), 0),
-			NOT EXISTS (SELECT FROM viralpilot.userdata u WHERE u.cognito_user_id = l.cognito_user_id)
+	// The ledger of an account that is being erased goes on from that of its pseudonym.
+	selectChain = `SELECT l.cognito_user_id, l.entry_id, l.kind, l.amount, l.balance_after, l.used_after, l.tokens_charged,
+			coalesce(l.tokens_refunded, CASE WHEN l.kind = 'refund' AND l.top_ups_amount IS NULL THEN l.amount ELSE 0 END),
+			l.top_ups_amount, l.period, l.refunded_entry_id,
+			coalesce(p.balance_after, q.balance_after, 0), coalesce(p.used_after, q.used_after, 0),
+			(SELECT c.period FROM viralpilot.ledger c
+				WHERE c.cognito_user_id = l.cognito_user_id AND c.entry_id = l.refunded_entry_id),
+			NOT EXISTS (SELECT FROM viralpilot.userdata u WHERE u.cognito_user_id = l.cognito_user_id), moving_to IS NOT NULL
 		FROM viralpilot.ledger l
-		WHERE (l.cognito_user_id, entry_id) > ($1, $2) AND ($3::timestamptz IS NULL OR created_at >= $3)
-		ORDER BY l.cognito_user_id, entry_id LIMIT $4`
+		LEFT JOIN viralpilot.account_state s ON s.cognito_user_id = l.cognito_user_id
+		LEFT JOIN LATERAL (SELECT balance_after, used_after FROM viralpilot.ledger p
+			WHERE p.cognito_user_id = l.cognito_user_id AND p.entry_id < l.entry_id ORDER BY p.entry_id DESC LIMIT 1) p ON true
+		LEFT JOIN LATERAL (SELECT balance_after, used_after FROM viralpilot.ledger q
+			WHERE q.cognito_user_id = s.moving_to AND p.balance_after IS NULL ORDER BY q.entry_id DESC LIMIT 1) q ON true
+		WHERE (l.cognito_user_id, l.entry_id) > ($1, $2) AND ($3::timestamptz IS NULL OR l.created_at >= $3)
+		ORDER BY l.cognito_user_id, l.entry_id LIMIT $4`
 
-	selectBalances = `SELECT u.cognito_user_id, tokens_remaining, tokens_used_this_month,
-			s.cognito_user_id IS NOT NULL, coalesce(top_ups, 0), coalesce(tokens_reserved, 0),
-			coalesce(balance_after, 0), coalesce(used_after, 0),
-			(SELECT coalesce(sum(tokens), 0) FROM viralpilot.reservations h
-				WHERE h.cognito_user_id = u.cognito_user_id AND status = 'open')
-		FROM viralpilot.userdata u
-		LEFT JOIN viralpilot.account_state s ON s.cognito_user_id = u.cognito_user_id
+	selectTopUps = `SELECT s.cognito_user_id, s.top_ups, l.later
+		FROM unnest($1::text[], $2::bigint[]) AS n (id, entry) JOIN viralpilot.account_state s ON s.cognito_user_id = n.id
+		CROSS JOIN LATERAL (SELECT CASE WHEN count(*) = count(top_ups_amount) THEN coalesce(sum(top_ups_amount), 0) END AS later
+			FROM viralpilot.ledger l WHERE l.cognito_user_id = s.cognito_user_id AND l.entry_id > n.entry) l
+		WHERE s.granted_period IS NOT NULL AND s.moving_to IS NULL
+			AND NOT EXISTS (SELECT FROM viralpilot.account_state m WHERE m.moving_to = s.cognito_user_id)`
+
+	// A pseudonym to which entries still come is as good as its other half, which is looked at.
+	selectAccountTotals = `SELECT ` + accountColumns + `, coalesce(l.balance_after, q.balance_after, 0),
+			coalesce(l.used_after, q.used_after, 0), coalesce(held, 0), open, earliest
+		FROM viralpilot.userdata u LEFT JOIN viralpilot.account_state s USING (cognito_user_id)
 		LEFT JOIN LATERAL (SELECT balance_after, used_after FROM viralpilot.ledger l
 			WHERE l.cognito_user_id = u.cognito_user_id ORDER BY entry_id DESC LIMIT 1) l ON true
-		WHERE u.cognito_user_id > $1
+		LEFT JOIN LATERAL (SELECT balance_after, used_after FROM viralpilot.ledger q
+			WHERE q.cognito_user_id = s.moving_to AND l.balance_after IS NULL ORDER BY entry_id DESC LIMIT 1) q ON true
+		CROSS JOIN LATERAL (SELECT sum(tokens) AS held, count(*) AS open, min(expires_at) AS earliest
+			FROM viralpilot.reservations h WHERE h.cognito_user_id = u.cognito_user_id AND status = 'open') h
+		WHERE u.cognito_user_id > $1 AND NOT EXISTS (SELECT FROM viralpilot.account_state m WHERE m.moving_to = u.cognito_user_id)
 		ORDER BY u.cognito_user_id LIMIT $2`
 
 	// Newest first by the primary key; a page begins where the one before it ended.
 	selectEntries = `SELECT ` + entryColumns + ` FROM viralpilot.ledger
-		WHERE cognito_user_id = $1 AND ($2::bigint = 0 OR entry_id < $2) AND ($3::text = '' OR kind = $3)
-			AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at < $5)
-		ORDER BY entry_id DESC LIMIT $6`
+		WHERE cognito_user_id = $1 AND entry_id >= $2 AND entry_id < $3
+			AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at < $5)`
+
+	newestEntries = ` ORDER BY entry_id DESC LIMIT $6`
+
+	// Consumes are most of a ledger. The other kinds have an index.
+	selectConsumes     = selectEntries + ` AND kind = 'consume'` + newestEntries
+	selectOtherEntries = selectEntries + ` AND kind = $7 AND kind <> 'consume'` + newestEntries
+	selectAnyEntries   = selectEntries + newestEntries
 
 	insertUserdata = `INSERT INTO viralpilot.userdata (` + userdataColumns + `)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHING`
 
-	updateUserdata = `UPDATE viralpilot.userdata SET username = $2, email = $3, subscription_tier = $4,
-			subscription_status = $5, subscription_renewal_date = $6, tokens_remaining = $7,
-			tokens_used_this_month = $8, last_token_reset_date = $9, updated_at = $10, is_active = $11
-		WHERE cognito_user_id = $1`
+	updateUserdata = `UPDATE viralpilot.userdata u SET username = n.username, email = n.email, subscription_tier = n.tier,
+			subscription_status = n.status, subscription_renewal_date = n.renewal, tokens_remaining = n.remaining,
+			tokens_used_this_month = n.used, last_token_reset_date = n.reset, updated_at = n.updated, is_active = n.active
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamp[], $7::integer[], $8::integer[],
+				$9::timestamp[], $10::timestamp[], $11::boolean[])
+			AS n (id, username, email, tier, status, renewal, remaining, used, reset, updated, active)
+		WHERE u.cognito_user_id = n.id AND u.cognito_user_id = ANY($1)`
 
 	updateCounters = `UPDATE viralpilot.userdata u SET tokens_remaining = n.remaining, tokens_used_this_month = n.used, updated_at = n.updated
 		FROM unnest($1::text[], $2::integer[], $3::integer[], $4::timestamp[]) AS n (id, remaining, used, updated)
-		WHERE u.cognito_user_id = n.id`
+		WHERE u.cognito_user_id = n.id AND u.cognito_user_id = ANY($1)`
 
-	insertSideRows = `INSERT INTO viralpilot.account_state (cognito_user_id, top_ups, tokens_reserved, next_hold_expiry)
-		SELECT * FROM unnest($1::text[], $2::integer[], $3::integer[], $4::timestamptz[])`
+	writtenSideRows = `unnest($1::text[], $2::integer[], $3::integer[], $4::integer[], $5::integer[], $6::integer[],
+				$7::integer[], $8::integer[], $9::integer[], $10::timestamptz[])
+			AS n (id, top_ups, used, allowance, excess, carried, period, reserved, open, expiry)`
 
-	updateSideRows = `UPDATE viralpilot.account_state s SET top_ups = n.top_ups, tokens_reserved = n.reserved, next_hold_expiry = n.expiry
-		FROM unnest($1::text[], $2::integer[], $3::integer[], $4::timestamptz[]) AS n (id, top_ups, reserved, expiry)
-		WHERE s.cognito_user_id = n.id`
+	insertSideRows = `INSERT INTO viralpilot.account_state (cognito_user_id, ` + sideRowColumns + `)
+		SELECT * FROM ` + writtenSideRows
 
-	writtenReservations = `unnest($1::text[], $2::text[], $3::text[], $4::integer[], $5::integer[], $6::integer[], $7::integer[],
-				$8::boolean[], $9::integer[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[], $13::integer[])
-			AS n (id, reservation, status, tokens, charged, returned, shortfall, carried, top_up, created, expires, closed, used)`
+	updateSideRows = `UPDATE viralpilot.account_state s SET top_ups = n.top_ups, top_ups_used = n.used, allowance = n.allowance,
+			allowance_excess = n.excess, carried_top_ups = n.carried, granted_period = n.period, tokens_reserved = n.reserved,
+			open_reservations = n.open, next_hold_expiry = n.expiry
+		FROM ` + writtenSideRows + `
+		WHERE s.cognito_user_id = n.id AND s.cognito_user_id = ANY($1)`
 
-	// One that is there already was made by the same command, which is run again because its commit was not answered. It
-	// holds nothing, or an entry would have told of it; but the account may be limited by now.
-	insertReservations = `INSERT INTO viralpilot.reservations (cognito_user_id, ` + reservationColumns + `)
-		SELECT id, reservation::uuid, status, tokens, charged, returned, shortfall, carried, top_up, created, expires, closed, used
-		FROM ` + writtenReservations + `
+	// The open reservations of accounts that are converted get the period that the earlier version did not know.
+	convertReservations = `UPDATE viralpilot.reservations r SET period = CASE WHEN carried THEN 0 ELSE n.period END
+		FROM unnest($1::text[], $2::integer[]) AS n (id, period)
+		WHERE r.cognito_user_id = n.id AND r.cognito_user_id = ANY($1) AND r.status = 'open' AND r.period IS NULL`
+
+	// One statement for reservations that are new and those that were there. The period of one of the earlier version that
+	// is closed by now stays NULL.
+	upsertReservations = `INSERT INTO viralpilot.reservations (cognito_user_id, reservation_id, status, tokens, tokens_charged,
+			tokens_returned, shortfall, period, late, metadata, created_at, expires_at, closed_at, tokens_used)
+		SELECT id, reservation::uuid, status, tokens, charged, returned, shortfall, nullif(period, -1), late, notes::jsonb,
+			created, expires, closed, used
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::integer[], $5::integer[], $6::integer[], $7::integer[],
+				$8::integer[], $9::boolean[], $10::text[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[], $14::integer[])
+			AS n (id, reservation, status, tokens, charged, returned, shortfall, period, late, notes, created, expires, closed, used)
 		ON CONFLICT (cognito_user_id, reservation_id) DO UPDATE SET status = excluded.status, tokens = excluded.tokens,
 			tokens_charged = excluded.tokens_charged, tokens_returned = excluded.tokens_returned, shortfall = excluded.shortfall,
-			carried = excluded.carried, top_up = excluded.top_up, created_at = excluded.created_at,
+			period = excluded.period, late = excluded.late, metadata = excluded.metadata, created_at = excluded.created_at,
 			expires_at = excluded.expires_at, closed_at = excluded.closed_at, tokens_used = excluded.tokens_used`
 
-	updateReservations = `UPDATE viralpilot.reservations r SET status = n.status, tokens = n.tokens, tokens_charged = n.charged,
-			tokens_returned = n.returned, shortfall = n.shortfall, carried = n.carried, top_up = n.top_up, created_at = n.created,
-			expires_at = n.expires, closed_at = n.closed, tokens_used = n.used
-		FROM ` + writtenReservations + `
-		WHERE r.cognito_user_id = n.id AND r.reservation_id = n.reservation::uuid`
-
+	// A refund of 0 is written as NULL, which takes no room.
 	insertEntries = `INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, tokens_charged,
-			reservation_id, refunded_entry_id, idempotency_key, command_hash, metadata, actor, created_at)
-		SELECT id, kind, amount, balance, used, charged, reservation::uuid, refunded, key, hash, notes::jsonb, actor, created
-		FROM unnest($1::text[], $2::text[], $3::integer[], $4::integer[], $5::integer[], $6::integer[], $7::text[], $8::bigint[],
-				$9::text[], $10::bytea[], $11::text[], $12::text[], $13::timestamptz[]) WITH ORDINALITY
-			AS n (id, kind, amount, balance, used, charged, reservation, refunded, key, hash, notes, actor, created, i)
+			tokens_refunded, top_ups_amount, period, changes, reservation_id, refunded_entry_id, idempotency_key, command_hash,
+			metadata, actor, created_at)
+		SELECT id, kind, amount, balance, used, charged, nullif(given_back, 0), top_ups, period, changes::jsonb, reservation::uuid,
+			refunded, key, hash, notes::jsonb, actor, created
+		FROM unnest($1::text[], $2::text[], $3::integer[], $4::integer[], $5::integer[], $6::integer[], $7::integer[],
+				$8::integer[], $9::integer[], $10::text[], $11::text[], $12::bigint[], $13::text[], $14::bytea[], $15::text[],
+				$16::text[], $17::timestamptz[]) WITH ORDINALITY
+			AS n (id, kind, amount, balance, used, charged, given_back, top_ups, period, changes, reservation, refunded, key, hash,
+				notes, actor, created, i)
 		ORDER BY i RETURNING entry_id`
+
+	// An account that is being erased, with the id that it moves to. The condition keeps a statement that is run again from
+	// marking it for another one.
+	markMoving = `UPDATE viralpilot.account_state SET moving_to = $2 WHERE cognito_user_id = $1 AND moving_to IS NULL`
+
+	// As they are for this role and database.
+	selectLossySettings = `SELECT name FROM pg_settings
+		WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit') AND setting = 'off' ORDER BY name`
+
+	selectSettings = `SELECT name, value FROM viralpilot.settings`
+
+	upsertSetting = `INSERT INTO viralpilot.settings (name, value) VALUES ($1, $2)
+		ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE settings.value <> excluded.value`
 )
-
-// copyAccount copies an account ($1) and all that belongs to it to a new id ($2) and leaves out what may tell whose it
-// was; deleteAccount deletes the original. Ids of accounts are never updated, since tables may be distributed by them.
-var copyAccount = []string{
-	`INSERT INTO viralpilot.userdata (` + userdataColumns + `)
-		SELECT $2, NULL, NULL, subscription_tier, subscription_status, subscription_renewal_date, tokens_remaining,
-			tokens_used_this_month, last_token_reset_date, created_at, updated_at, is_active
-		FROM viralpilot.userdata WHERE cognito_user_id = $1`,
-	`INSERT INTO viralpilot.account_state (cognito_user_id, top_ups, tokens_reserved, next_hold_expiry)
-		SELECT $2, top_ups, tokens_reserved, next_hold_expiry
-		FROM viralpilot.account_state WHERE cognito_user_id = $1`,
-	`INSERT INTO viralpilot.reservations (cognito_user_id, ` + reservationColumns + `)
-		SELECT $2, ` + reservationColumns + ` FROM viralpilot.reservations WHERE cognito_user_id = $1`,
-	`INSERT INTO viralpilot.ledger (cognito_user_id, ` + entryColumns + `) OVERRIDING SYSTEM VALUE
-		SELECT $2, entry_id, kind, amount, balance_after, used_after, tokens_charged, reservation_id, refunded_entry_id,
-			NULL, NULL, NULL, CASE WHEN actor NOT IN ($1::text, 'cognito:' || $1::text) THEN actor END, created_at
-		FROM viralpilot.ledger WHERE cognito_user_id = $1`,
-}
-
-var deleteAccount = []string{
-	`DELETE FROM viralpilot.ledger WHERE cognito_user_id = $1`,
-	`DELETE FROM viralpilot.reservations WHERE cognito_user_id = $1`,
-	`DELETE FROM viralpilot.account_state WHERE cognito_user_id = $1`,
-	`DELETE FROM viralpilot.userdata WHERE cognito_user_id = $1`,
-	// An administrator is named in the entries of others.
-	`UPDATE viralpilot.ledger SET actor = NULL WHERE actor = 'cognito:' || $1::text AND actor LIKE 'cognito:%'`,
-}
 
 // userdataFields are where the columns of userdataColumns go.
 func userdataFields(a *user.Account) []any {
@@ -257,21 +359,50 @@ func showable(v pgtype.Timestamp) bool {
 	return v.Valid && v.InfinityModifier == pgtype.Finite && v.Time.Year() >= 1 && v.Time.Year() <= 9999
 }
 
-// sideRowFields are where the columns of the side row go.
+// sideRowFields are where the columns of a side row go; sideRowForm says then what they mean.
 func sideRowFields(a *user.Account) []any {
-	return []any{&a.TopUps, &a.Reserved, &a.NextHoldExpiry, &a.Adopted}
+	return []any{
+		&a.TopUps, &a.TopUpsUsed, &a.Allowance, &a.AllowanceExcess, &a.CarriedTopUps, &a.GrantedPeriod, &a.Reserved,
+		&a.OpenReservations, &a.NextHoldExpiry,
+	}
+}
+
+// What periodOrForm says of accounts in place of a period.
+const (
+	earlierSideRow = -1
+	noSideRow      = -2
+	movingSideRow  = -3
+	erasedSideRow  = -4
+)
+
+// sideRowForm sets the form of the side row that was read.
+func sideRowForm(a *user.Account) {
+	switch a.GrantedPeriod {
+	case noSideRow:
+		a.SideRow, a.GrantedPeriod = user.NoSideRow, 0
+	case earlierSideRow:
+		a.SideRow, a.GrantedPeriod = user.EarlierSideRow, 0
+	case movingSideRow:
+		a.SideRow, a.GrantedPeriod = user.MovingSideRow, 0
+	case erasedSideRow:
+		a.SideRow, a.GrantedPeriod = user.ErasedSideRow, 0
+	default:
+		a.SideRow = user.CurrentSideRow
+	}
 }
 
 // entryFields are where the columns of entryColumns go.
 func entryFields(e *user.Entry) []any {
 	return []any{
-		&e.ID, &e.Kind, &e.Amount, &e.BalanceAfter, &e.UsedAfter, &e.TokensCharged, &e.ReservationID,
-		&e.RefundedEntryID, &e.IdempotencyKey, &e.CommandHash, &e.Metadata, &e.Actor, &e.CreatedAt,
+		&e.ID, &e.Kind, &e.Amount, &e.BalanceAfter, &e.UsedAfter, &e.TokensCharged, &e.TokensRefunded, &e.TopUpsAmount,
+		&e.Period, &e.Changes, &e.ReservationID, &e.RefundedEntryID, &e.IdempotencyKey, &e.CommandHash, &e.Metadata, &e.Actor,
+		&e.CreatedAt,
 	}
 }
 
 func scanAccount(row pgx.CollectableRow) (a user.Account, err error) {
 	err = row.Scan(append(userdataFields(&a), sideRowFields(&a)...)...)
+	sideRowForm(&a)
 	return a, err
 }
 
@@ -293,7 +424,45 @@ func scanAccountEntry(row pgx.CollectableRow) (o owned[user.Entry], err error) {
 
 func scanAccountCharge(row pgx.CollectableRow) (o owned[user.Charge], err error) {
 	c := &o.value
-	err = row.Scan(append(append([]any{&o.accountID}, entryFields(&c.Entry)...), &c.Refunded, &c.ThisTerm, &c.FromCarried)...)
+	err = row.Scan(append(append([]any{&o.accountID}, entryFields(&c.Entry)...), &c.Refunded)...)
+	return o, err
+}
+
+func scanOwned[T any](row pgx.CollectableRow) (o owned[T], err error) {
+	err = row.Scan(&o.accountID, &o.value)
+	return o, err
+}
+
+// settled is the reservation that an entry settled.
+type settled struct {
+	entryID int64
+	user.Reservation
+}
+
+func scanSettled(row pgx.CollectableRow) (o owned[settled], err error) {
+	r := &o.value
+	err = row.Scan(&o.accountID, &r.entryID, &r.Tokens, &r.Period, &r.Late)
+	return o, err
+}
+
+// periodEnd is an entry that came after a charge.
+type periodEnd struct {
+	chargeID int64
+	user.Entry
+}
+
+func scanPeriodEnd(row pgx.CollectableRow) (o owned[periodEnd], err error) {
+	err = row.Scan(&o.accountID, &o.value.chargeID, &o.value.Kind, &o.value.TopUpsAmount)
+	return o, err
+}
+
+func scanEarlierHolds(row pgx.CollectableRow) (o owned[user.EarlierHolds], err error) {
+	err = row.Scan(&o.accountID, &o.value.CarriedTopUps, &o.value.Own, &o.value.Count)
+	return o, err
+}
+
+func scanOpenTotals(row pgx.CollectableRow) (o owned[user.Totals], err error) {
+	err = row.Scan(&o.accountID, &o.value.Reserved, &o.value.Open, &o.value.NextExpiry)
 	return o, err
 }
 
@@ -305,8 +474,8 @@ func scanAccountReservation(row pgx.CollectableRow) (o owned[user.Reservation], 
 // reservationFields are where the columns of reservationColumns go.
 func reservationFields(r *user.Reservation) []any {
 	return []any{
-		&r.ID, &r.Status, &r.Tokens, &r.Charged, &r.Returned, &r.Shortfall, &r.Carried, &r.TopUp, &r.CreatedAt, &r.ExpiresAt,
-		&r.ClosedAt, &r.TokensUsed,
+		&r.ID, &r.Status, &r.Tokens, &r.Charged, &r.Returned, &r.Shortfall, &r.Period, &r.Late, &r.Metadata, &r.CreatedAt,
+		&r.ExpiresAt, &r.ClosedAt, &r.TokensUsed,
 	}
 }
 
@@ -315,12 +484,23 @@ func scanReservation(row pgx.CollectableRow) (r user.Reservation, err error) {
 	return r, err
 }
 
-func scanLink(row pgx.CollectableRow) (l user.Link, err error) {
-	err = row.Scan(&l.AccountID, &l.EntryID, &l.Amount, &l.BalanceAfter, &l.BalanceBefore, &l.Orphan)
-	return l, err
+func scanChainEntry(row pgx.CollectableRow) (e user.ChainEntry, err error) {
+	err = row.Scan(&e.AccountID, &e.ID, &e.Kind, &e.Amount, &e.BalanceAfter, &e.UsedAfter, &e.TokensCharged, &e.TokensRefunded,
+		&e.TopUpsAmount, &e.Period, &e.RefundedEntryID, &e.BalanceBefore, &e.UsedBefore, &e.ChargePeriod, &e.Orphan, &e.Moving)
+	return e, err
 }
 
-func scanBalance(row pgx.CollectableRow) (b user.Balance, err error) {
-	err = row.Scan(&b.AccountID, &b.Remaining, &b.Used, &b.Adopted, &b.TopUps, &b.Reserved, &b.LastBalance, &b.LastUsed, &b.Held)
-	return b, err
+func scanTopUpTotals(row pgx.CollectableRow) (t user.TopUpTotals, err error) {
+	err = row.Scan(&t.AccountID, &t.TopUps, &t.Later)
+	return t, err
+}
+
+func scanAccountTotals(row pgx.CollectableRow) (t user.AccountTotals, err error) {
+	var last user.Entry
+	err = row.Scan(slices.Concat(userdataFields(&t.Account), sideRowFields(&t.Account), []any{
+		&last.BalanceAfter, &last.UsedAfter, &t.Totals.Reserved, &t.Totals.Open, &t.Totals.NextExpiry,
+	})...)
+	sideRowForm(&t.Account)
+	t.Totals.Last = &last
+	return t, err
 }

@@ -4,161 +4,70 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"math"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/viralpilot/user-management/internal/batch"
 	"github.com/viralpilot/user-management/internal/user"
 )
 
 // Store is the [user.Store] on PostgreSQL. It is safe for concurrent use, and several of them (replicas) may work on
 // one database.
 type Store struct {
-	pool           *pgxpool.Pool
-	acquireTimeout time.Duration
-	// workTimeout bounds what is done on a connection once it has been acquired.
-	workTimeout time.Duration
-	updates     *lanes[change, user.Change]
-	lookups     *lanes[string, user.Account]
-	heldUp      *heldUp
-	waiting     sync.WaitGroup
+	// pool serves changes and single accounts, reads what may take longer: ledgers, usage and lists.
+	pool, reads *pool
+	session     session
+	// updates serves the calls of Update, and contended those of them whose row another session has locked. lookups
+	// serves the calls of Account.
+	updates, contended *batch.Batcher[*change, user.Change]
+	lookups            *batch.Batcher[string, user.Account]
+	// rowFreed is marked when a contended row came free, and rowStuck when one stayed locked.
+	rowFreed, rowStuck recently
+	// clock, when set, takes the place of the database's; maxHolds is the most holds that one transaction returns.
+	clock    func(ctx context.Context, database time.Time) time.Time
+	maxHolds int
+	// clockOffset is how far the service's clock was ahead of the database's when they were compared last.
+	clockOffset atomic.Int64
 	observer    Observer
 	groupSpan   func([]context.Context) (context.Context, func())
-	begin       [2][]string // of settings
-	// probe has one connection of its own: a pool that is used up does not make the database look dead.
+	// probe has one connection of its own, so that a pool that is used up does not make the database look dead.
 	probe *pgxpool.Pool
 }
 
-// nobody observes nothing.
-type nobody struct{}
-
-func (nobody) Group(int, time.Duration) {}
-func (nobody) Retry()                   {}
-
 var (
-	_ user.Store = (*Store)(nil)
-	_ user.Books = (*Store)(nil)
+	_ user.Store        = (*Store)(nil)
+	_ user.LedgerReader = (*Store)(nil)
 )
 
-// Open is Connect, after which the database is brought to this version's schema.
-func Open(ctx context.Context, o Options) (*Store, error) {
-	store, err := Connect(ctx, o)
-	if err != nil {
-		return nil, err
-	}
-	if err := migrate(ctx, store.pool.Config().ConnConfig, o.ImportPublicUserdata, o.Log); err != nil {
-		store.Close()
-		return nil, err
-	}
-	return store, nil
-}
-
-// Connect waits for the database and returns the store. An error is one line for the operator, without secrets. The
-// caller closes the store.
-func Connect(ctx context.Context, o Options) (*Store, error) {
-	cfg, err := parse(o)
-	if err != nil {
-		return nil, err
-	}
-	pooled, err := waitFor(ctx, cfg.ConnConfig, o.ConnectTimeout, o.Log)
-	if err != nil {
-		return nil, err
-	}
-	mode := cmp.Or(o.QueryMode, QueryModeAuto)
-	if mode == QueryModeAuto {
-		mode = QueryModeSession
-		if pooled {
-			mode = QueryModeTransaction
-			o.Log.Info("a pooler stands in front of the database: nothing is prepared or set for longer than a transaction")
-		}
-	}
-	settings := newSettings(mode, o.StatementTimeout)
-	alone := cfg.Copy()
-	alone.MaxConns, alone.MinConns = 1, 0
-	cfg.ConnConfig.Tracer = o.Tracer
-	pool, err := open(cfg, settings)
-	if err != nil {
-		return nil, err
-	}
-	probe, err := open(alone, settings)
-	if err != nil {
-		pool.Close()
-		return nil, err
-	}
-	s := &Store{
-		pool: pool, probe: probe, acquireTimeout: o.AcquireTimeout, workTimeout: 2 * o.StatementTimeout,
-		heldUp: newHeldUp(max(1, int(o.MaxConns)/2)), observer: o.Observer, groupSpan: o.GroupSpan, begin: settings.begin,
-	}
-	if s.observer == nil {
-		s.observer = nobody{}
-	}
-	n, most := min(groupLanes, int(o.MaxConns)), o.WriteBatchMax
-	if most == 1 {
-		n = int(o.MaxConns) // every connection its own transaction
-	}
-	s.updates = startLanes(n, cmp.Or(most, DefaultWriteBatch), s.acquireTimeout, s.serveBatch)
-	s.lookups = startLanes(n, DefaultWriteBatch, s.acquireTimeout, s.serveLookups)
-	return s, nil
-}
-
-// groupLanes is how many groups are on their way at once: one commits while the next is prepared. More of them would
-// be smaller and cost more each, and take connections from reads.
-const groupLanes = 2
-
-// DefaultWriteBatch is the most updates that one transaction serves.
-const DefaultWriteBatch = 256
-
-// Close finishes the updates under way, waits for connections in use and closes all.
-func (s *Store) Close() {
-	s.updates.close()
-	s.waiting.Wait()
-	s.lookups.close()
-	s.pool.Close()
-	s.probe.Close()
-}
-
-// Stat are the figures of the connection pool.
-func (s *Store) Stat() *pgxpool.Stat { return s.pool.Stat() }
-
-// Ping asks the database for a sign of life within ctx, also while the pool is used up.
-func (s *Store) Ping(ctx context.Context) error {
-	conn, err := s.probe.Acquire(ctx)
-	if err == nil {
-		err = conn.Ping(ctx)
-		release(conn)
-	}
-	if err != nil {
-		return user.ErrDatabaseUnavailable.Because(err)
-	}
-	return nil
-}
-
 // Create implements [user.Store].
-func (s *Store) Create(ctx context.Context, change user.Change) error {
-	return s.work(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
-		var b pgx.Batch
-		for _, sql := range s.begin[patient] {
-			b.Queue(sql)
+func (s *Store) Create(ctx context.Context, id string, open func(user.State) (user.Change, error)) (user.Change, error) {
+	if !validText(id) {
+		return user.Change{}, user.ErrValidation
+	}
+	var change user.Change
+	err := s.withConn(ctx, func(ctx context.Context, conn *pgxpool.Conn) (err error) {
+		state, err := s.loadForCreate(ctx, conn, id)
+		if err != nil {
+			return notDone(conn, err)
 		}
-		var created int64
+		if change, err = open(state); err != nil {
+			return err
+		}
 		a := change.Account
-		b.Queue(insertUserdata, a.ID, a.Username, a.Email, a.Tier, a.SubscriptionStatus, a.RenewalDate, a.TokensRemaining,
-			a.TokensUsed, a.LastReset, a.CreatedAt, a.UpdatedAt, a.Active,
-		).Exec(func(ct pgconn.CommandTag) error {
-			created = ct.RowsAffected()
-			return nil
-		})
-		if err := conn.SendBatch(ctx, &b).Close(); err != nil {
+		tag, err := conn.Exec(ctx, insertUserdata, a.ID, a.Username, a.Email, a.Tier, a.SubscriptionStatus, a.RenewalDate,
+			a.TokensRemaining, a.TokensUsed, a.LastReset, a.CreatedAt, a.UpdatedAt, a.Active)
+		if err != nil {
 			return notDone(conn, err)
 		}
 		var rest pgx.Batch
-		if created == 0 {
-			return cmp.Or(end(ctx, conn, &rest, "rollback"), error(user.ErrUserExists))
+		if tag.RowsAffected() == 0 {
+			return cmp.Or(endTransaction(ctx, conn, &rest, "rollback"), error(user.ErrUserExists))
 		}
 		var side sideColumns
 		side.add(a)
@@ -168,8 +77,33 @@ func (s *Store) Create(ctx context.Context, change user.Change) error {
 			entries.add(a.ID, &change.Entries[i])
 		}
 		entries.queue(&rest)
-		return end(ctx, conn, &rest, "commit")
+		return endTransaction(ctx, conn, &rest, "commit")
 	})
+	if keyTaken(err) { // an account of this id that was deleted by hand has left it
+		err = user.ErrKeyReused.Because(err)
+	}
+	return change, err
+}
+
+// loadForCreate begins a transaction and reads the clock, and what an earlier account with this id left in the ledger.
+func (s *Store) loadForCreate(ctx context.Context, conn *pgxpool.Conn, id string) (user.State, error) {
+	var b pgx.Batch
+	for _, sql := range s.session.begin {
+		b.Queue(sql)
+	}
+	state := user.State{Totals: &user.Totals{}}
+	b.Queue(selectNow).QueryRow(func(row pgx.Row) error { return row.Scan(&state.Now) })
+	queueOne(&b, &state.Totals.Last, scanEntry, selectLastEntry, id)
+	var topUps *owned[*int64]
+	queueOne(&b, &topUps, scanOwned[*int64], sumTopUps, []string{id})
+	err := conn.SendBatch(ctx, &b).Close()
+	if topUps != nil {
+		state.Totals.TopUps = topUps.value
+	}
+	if s.clock != nil {
+		state.Now = s.clock(ctx, state.Now)
+	}
+	return state, err
 }
 
 // Account implements [user.Store]. Accounts that are asked for at the same time are read together.
@@ -178,18 +112,66 @@ func (s *Store) Account(ctx context.Context, id string) (user.Account, error) {
 	if !validText(id) {
 		return user.Account{}, user.ErrUserNotFound
 	}
-	return s.lookups.do(ctx, id, id)
+	a, err := s.lookups.Do(ctx, id)
+	return a, translate(err)
 }
 
-// Entries implements [user.Store].
+// Entries implements [user.Store]. A page costs what is on it, however long the ledger is.
 func (s *Store) Entries(ctx context.Context, accountID string, q user.EntryQuery) ([]user.Entry, error) {
-	return list(ctx, s, scanEntry, selectEntries, accountID, q.Before, q.Kind, optional(q.Since), optional(q.Until), q.Limit)
+	var page []user.Entry
+	err := s.read(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+		low, high, err := entryRange(ctx, conn, accountID, q.Since, q.Until)
+		if err != nil {
+			return err
+		}
+		if q.Before != 0 {
+			high = min(high, q.Before)
+		}
+		sql, args := selectAnyEntries, []any{accountID, low, high, optional(q.Since), optional(q.Until), q.Limit}
+		switch q.Kind {
+		case "":
+		case user.KindConsume:
+			sql = selectConsumes
+		default:
+			sql, args = selectOtherEntries, append(args, q.Kind)
+		}
+		rows, err := conn.Query(ctx, sql, args...)
+		if err != nil {
+			return err
+		}
+		page, err = pgx.CollectRows(rows, scanEntry)
+		return err
+	})
+	return page, err
+}
+
+// clockSlack is how much older an entry may be than one before it, which another replica has written by its own clock: the
+// earlier version had no other.
+const clockSlack = time.Hour
+
+// entryRange returns the ids, from low to below high, of the account's entries between two instants; zero is no bound.
+func entryRange(ctx context.Context, conn *pgxpool.Conn, accountID string, since, until time.Time) (low, high int64, err error) {
+	high = math.MaxInt64
+	var b pgx.Batch
+	search := func(at time.Time, found *int64) {
+		b.Queue(searchEntry, accountID, at).QueryRow(func(row pgx.Row) error { return row.Scan(found) })
+	}
+	if !since.IsZero() {
+		search(since.Add(-clockSlack), &low)
+	}
+	if !until.IsZero() {
+		search(until.Add(clockSlack), &high)
+	}
+	if b.Len() == 0 {
+		return low, high, nil
+	}
+	return low, high, conn.SendBatch(ctx, &b).Close()
 }
 
 // Reservation implements [user.Store].
 func (s *Store) Reservation(ctx context.Context, accountID, reservationID string) (user.Reservation, error) {
 	var found *user.Reservation
-	err := s.work(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+	err := s.withConn(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
 		var b pgx.Batch
 		var entry *user.Entry
 		queueOne(&b, &found, scanReservation, selectReservation, accountID, reservationID)
@@ -209,18 +191,31 @@ func (s *Store) Reservation(ctx context.Context, accountID, reservationID string
 	return *found, nil
 }
 
-// OpenReservations implements [user.Store].
-func (s *Store) OpenReservations(ctx context.Context, accountID string, q user.ReservationQuery) ([]user.Reservation, error) {
+// Reservations implements [user.Store].
+func (s *Store) Reservations(ctx context.Context, accountID string, q user.ReservationQuery) ([]user.Reservation, error) {
+	statuses := []user.ReservationStatus{q.Status}
+	if q.Status == "" {
+		statuses = user.ReservationStatuses()
+	}
 	var page []user.Reservation
-	err := s.work(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
-		rows, err := conn.Query(ctx, selectReservationPage, accountID, optional(q.AfterExpiry), nullable(q.AfterID), q.Limit)
-		if err != nil {
-			return err
-		}
-		if page, err = pgx.CollectRows(rows, scanReservation); err != nil || len(page) == 0 {
-			return err
-		}
+	err := s.read(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+		// The index has one order for each status: a page of all is merged from a page of each.
 		var b pgx.Batch
+		page = nil
+		for _, status := range statuses {
+			b.Queue(selectReservationPage, accountID, status, optional(q.AfterExpiry), nullable(q.AfterID), q.Limit).Query(
+				func(rows pgx.Rows) error {
+					found, err := pgx.CollectRows(rows, scanReservation)
+					page = append(page, found...)
+					return err
+				})
+		}
+		if err := conn.SendBatch(ctx, &b).Close(); err != nil || len(page) == 0 {
+			return err
+		}
+		user.SortByExpiry(page)
+		page = page[:min(len(page), q.Limit)]
+		b = pgx.Batch{}
 		for i := range page {
 			queueOne(&b, &page[i].LastEntry, scanEntry, selectReservationEntry, accountID, page[i].ID)
 		}
@@ -232,8 +227,13 @@ func (s *Store) OpenReservations(ctx context.Context, accountID string, q user.R
 // Usage implements [user.Store].
 func (s *Store) Usage(ctx context.Context, accountID string, bounds []time.Time) ([]user.Usage, error) {
 	sums := make([]user.Usage, len(bounds)-1)
-	err := s.work(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
-		rows, err := conn.Query(ctx, selectUsage, accountID, bounds, bounds[0], bounds[len(bounds)-1])
+	err := s.read(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+		from, to := bounds[0], bounds[len(bounds)-1]
+		low, high, err := entryRange(ctx, conn, accountID, from, to)
+		if err != nil {
+			return err
+		}
+		rows, err := conn.Query(ctx, selectUsage, accountID, bounds, from, to, low, high)
 		if err != nil {
 			return err
 		}
@@ -290,20 +290,96 @@ func (s *Store) AccountsWithDueHold(ctx context.Context, now time.Time, after st
 	return list(ctx, s, pgx.RowTo[string], selectDueAccounts, now, after, limit)
 }
 
-// Links implements [user.Books].
-func (s *Store) Links(ctx context.Context, afterAccount string, afterEntry int64, since time.Time, limit int) ([]user.Link, error) {
-	return list(ctx, s, scanLink, selectLinks, afterAccount, afterEntry, optional(since), limit)
+// Chain implements [user.LedgerReader].
+func (s *Store) Chain(ctx context.Context, afterAccount string, afterEntry int64, since time.Time, limit int) ([]user.ChainEntry, error) {
+	return list(ctx, s, scanChainEntry, selectChain, afterAccount, afterEntry, optional(since), limit)
 }
 
-// Balances implements [user.Books].
-func (s *Store) Balances(ctx context.Context, after string, limit int) ([]user.Balance, error) {
-	return list(ctx, s, scanBalance, selectBalances, after, limit)
+// TopUps implements [user.LedgerReader].
+func (s *Store) TopUps(ctx context.Context, accountIDs []string, afterEntries []int64) ([]user.TopUpTotals, error) {
+	return list(ctx, s, scanTopUpTotals, selectTopUps, accountIDs, afterEntries)
+}
+
+// AccountTotals implements [user.LedgerReader].
+func (s *Store) AccountTotals(ctx context.Context, after string, limit int) ([]user.AccountTotals, error) {
+	return list(ctx, s, scanAccountTotals, selectAccountTotals, after, limit)
+}
+
+// Settings returns the settings that the service was last started with on this database.
+func (s *Store) Settings(ctx context.Context) (map[string]string, error) {
+	settings := map[string]string{}
+	err := s.withConn(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+		rows, err := conn.Query(ctx, selectSettings)
+		if err != nil {
+			return err
+		}
+		var name, value string
+		_, err = pgx.ForEachRow(rows, []any{&name, &value}, func() error {
+			settings[name] = value
+			return nil
+		})
+		return err
+	})
+	return settings, err
+}
+
+// KeepSetting notes a setting for the next start.
+func (s *Store) KeepSetting(ctx context.Context, name, value string) error {
+	return s.withConn(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+		_, err := conn.Exec(ctx, upsertSetting, name, value)
+		return err
+	})
+}
+
+// CompareClocks returns how far the service's clock is ahead of the database's, by which accounts are judged; negative
+// when it is behind.
+func (s *Store) CompareClocks(ctx context.Context) (time.Duration, error) {
+	err := s.withConn(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+		var database time.Time
+		err := conn.QueryRow(ctx, selectNow).Scan(&database)
+		if err == nil && s.clock != nil {
+			database = s.clock(ctx, database)
+		}
+		if err == nil {
+			s.noteClock(database)
+		}
+		return err
+	})
+	return s.ClockOffset(), err
+}
+
+// ClockOffset is what CompareClocks returned, or what a change of an account has found since.
+func (s *Store) ClockOffset() time.Duration { return time.Duration(s.clockOffset.Load()) }
+
+func (s *Store) noteClock(database time.Time) { s.clockOffset.Store(int64(time.Since(database))) }
+
+func (s *Store) withConn(ctx context.Context, f func(context.Context, *pgxpool.Conn) error) error {
+	return s.pool.withConn(ctx, f)
+}
+
+// read runs f, which only reads, on a connection for reads.
+func (s *Store) read(ctx context.Context, f func(context.Context, *pgxpool.Conn) error) error {
+	return s.reads.withConn(ctx, func(ctx context.Context, conn *pgxpool.Conn) error { return notDone(conn, f(ctx, conn)) })
+}
+
+// LossySettings names the settings of the server that are off and let it lose, in a crash, changes that were answered.
+func (s *Store) LossySettings(ctx context.Context) ([]string, error) {
+	var off []string
+	err := s.withConn(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+		rows, err := conn.Query(ctx, selectLossySettings)
+		if err != nil {
+			return err
+		}
+		off, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	})
+	return off, err
 }
 
 // list reads all rows of a query.
 func list[T any](ctx context.Context, s *Store, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
 	var found []T
-	err := s.work(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+	err := s.read(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
 		rows, err := conn.Query(ctx, sql, args...)
 		if err != nil {
 			return err
@@ -323,7 +399,9 @@ func (s *Store) Update(ctx context.Context, ref user.Ref, apply func(user.State)
 	if !validText(ref.IdempotencyKey) || !validText(ref.ReservationID) {
 		return user.Change{}, user.ErrValidation
 	}
-	return s.updates.do(ctx, ref.AccountID, change{ref: ref, apply: apply})
+	c := &change{ref: ref, apply: apply}
+	written, err := s.updates.Do(ctx, c)
+	return written, c.outcome(translate(err))
 }
 
 // queueOne queues a query for at most one row, to be found at dst.

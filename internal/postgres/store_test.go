@@ -3,7 +3,7 @@ package postgres_test
 import (
 	"errors"
 	"fmt"
-	"runtime"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/viralpilot/user-management/internal/localpg/localpgtest"
+	"github.com/viralpilot/user-management/internal/postgres"
 	"github.com/viralpilot/user-management/internal/user"
 )
 
@@ -27,22 +28,25 @@ func full(s user.State) (user.Change, error) {
 	expiry, renewal, by, key := now.Add(time.Hour), now.AddDate(0, 1, 0), "backend", "key-1"
 	id1, id2 := hold1, hold2
 	a.Username, a.Tier, a.SubscriptionStatus, a.RenewalDate, a.Active = &by, user.TierCreator, "paused", &renewal, false
-	a.TokensRemaining, a.TokensUsed, a.TopUps, a.Reserved, a.NextHoldExpiry, a.Adopted = 70, 20, 60, 30, &expiry, true
+	a.TokensRemaining, a.TokensUsed, a.TopUps, a.Reserved, a.NextHoldExpiry, a.SideRow = 70, 20, 60, 30, &expiry, user.CurrentSideRow
+	a.TopUpsUsed, a.Allowance, a.AllowanceExcess, a.CarriedTopUps, a.GrantedPeriod, a.OpenReservations = 1, 2, 3, 4, 24323, 1
+	topUps, none, period, cost := int64(-20), int64(0), 24323, int64(7)
 	a.UpdatedAt = now.Add(time.Second)
 	return user.Change{
 		Account: a,
 		Entries: []user.Entry{
 			{
-				Kind: user.KindConsume, Amount: -20, BalanceAfter: 80, UsedAfter: 20, TokensCharged: 20, CreatedAt: now,
+				Kind: user.KindConsume, Amount: -20, BalanceAfter: 80, UsedAfter: 20, TokensCharged: 20, TokensRefunded: 3, TopUpsAmount: &topUps, Period: &period, CreatedAt: now,
+				Changes:        user.Changes{"subscription_tier": {From: "free", To: "creator"}, "username": {}},
 				IdempotencyKey: &key, CommandHash: []byte{0, 1, 255}, Metadata: map[string]string{"model": "ü\"\\"}, Actor: &by,
 			},
-			{Kind: user.KindReserve, Amount: -10, BalanceAfter: 70, UsedAfter: 20, ReservationID: &id1, CreatedAt: now},
+			{Kind: user.KindReserve, Amount: -10, BalanceAfter: 70, UsedAfter: 20, TopUpsAmount: &none, Period: &period, ReservationID: &id1, CreatedAt: now},
 		},
 		Reservations: []user.Reservation{
-			{ID: id1, Status: user.ReservationOpen, Tokens: 30, Carried: true, TopUp: 10, CreatedAt: now, ExpiresAt: expiry},
+			{ID: id1, Status: user.ReservationOpen, Tokens: 30, Period: period, Metadata: map[string]string{"model": "x"}, CreatedAt: now, ExpiresAt: expiry},
 			{
-				ID: id2, Status: user.ReservationSettled, Tokens: 5, Charged: 4, Returned: 1, Shortfall: 3, CreatedAt: now,
-				ExpiresAt: expiry, ClosedAt: &now,
+				ID: id2, Status: user.ReservationSettled, Tokens: 5, Charged: 4, Returned: 1, Shortfall: 3, Period: 24322, Late: true,
+				CreatedAt: now, ExpiresAt: expiry, ClosedAt: &now, TokensUsed: &cost,
 			},
 		},
 	}, nil
@@ -80,10 +84,10 @@ func TestUpdateWritesTheWholeChange(t *testing.T) {
 		}
 	}
 	if got := db.lines(`SELECT concat_ws(' ', cognito_user_id, reservation_id, status, tokens, tokens_charged, tokens_returned, shortfall,
-			carried, top_up, to_char(created_at, 'HH24:MI:SS.US'), to_char(expires_at, 'HH24:MI'), to_char(closed_at, 'HH24:MI'))
+			period, late, metadata, tokens_used, to_char(created_at, 'HH24:MI:SS.US'), to_char(expires_at, 'HH24:MI'), to_char(closed_at, 'HH24:MI'))
 		FROM viralpilot.reservations ORDER BY reservation_id`); got !=
-		"u "+hold1+" open 30 0 0 0 t 10 10:00:00.123456 11:00\n"+
-			"u "+hold2+" settled 5 4 1 3 f 0 10:00:00.123456 11:00 10:00" {
+		"u "+hold1+" open 30 0 0 0 24323 f {\"model\": \"x\"} 10:00:00.123456 11:00\n"+
+			"u "+hold2+" settled 5 4 1 3 24322 t 7 10:00:00.123456 11:00 10:00" {
 		t.Errorf("reservations:\n%s", got)
 	}
 	if got := db.lines("SELECT u::text FROM viralpilot.userdata u WHERE cognito_user_id = 'other'"); got != other {
@@ -116,7 +120,10 @@ func flatEntry(e user.Entry) map[string]any {
 			m[name] = *p
 		}
 	}
-	e.ReservationID, e.IdempotencyKey, e.Actor = nil, nil, nil
+	if e.TopUpsAmount != nil && e.Period != nil {
+		m["top-ups"], m["period"] = *e.TopUpsAmount, *e.Period
+	}
+	e.ReservationID, e.IdempotencyKey, e.Actor, e.TopUpsAmount, e.Period = nil, nil, nil, nil, nil
 	m["plain"] = e
 	return m
 }
@@ -187,33 +194,98 @@ func TestARefusal(t *testing.T) {
 	})
 }
 
-func TestHoldsAreReadWhenTheyAreAskedFor(t *testing.T) {
+func TestStoreUpdate_State(t *testing.T) {
 	t.Parallel()
 	url := localpgtest.New(t)
 	store, db := open(t, url), connect(t, url)
-	create(t, store, "u", 100)
-	create(t, store, "other", 100)
-	db.Exec(`INSERT INTO viralpilot.reservations (cognito_user_id, reservation_id, status, tokens, created_at, expires_at) VALUES
-		('u', '` + hold1 + `', 'open', 5, '2026-11-24', '2026-11-25'), ('u', '` + hold2 + `', 'released', 6, '2026-11-24', '2026-11-25'),
-		('other', '` + hold3 + `', 'open', 7, '2026-11-24', '2026-11-25')`)
-	var seen []user.State
-	change, err := store.Update(t.Context(), user.Ref{AccountID: "u"}, func(s user.State) (user.Change, error) {
-		seen = append(seen, s)
-		if !s.HoldsLoaded {
-			// What comes with it is to be forgotten.
-			return user.Change{Account: s.Account, Entries: make([]user.Entry, 1)}, user.ErrHoldsNeeded
+	hold := func(account, id string, expiry time.Time) {
+		t.Helper()
+		db.Exec(`INSERT INTO viralpilot.reservations (cognito_user_id, reservation_id, status, tokens, period, created_at, expires_at)
+			VALUES ($1, $2, 'open', 5, 24323, $3, $4)`, account, id, now.Add(-time.Hour), expiry)
+		db.Exec(`UPDATE viralpilot.account_state SET tokens_reserved = tokens_reserved + 5, open_reservations = open_reservations + 1,
+			next_hold_expiry = least(next_hold_expiry, $2) WHERE cognito_user_id = $1`, account, expiry)
+	}
+	for _, id := range []string{"quiet", "due", "other"} {
+		create(t, store, id, 100)
+	}
+	hold("quiet", hold1, now.Add(time.Hour))
+	hold("due", hold2, now)
+	hold("due", hold3, now.Add(time.Hour))
+	hold("other", hold1, now)
+	state := func(t *testing.T, ref user.Ref) (seen user.State) {
+		t.Helper()
+		_, err := store.Update(t.Context(), ref, func(s user.State) (user.Change, error) {
+			seen = s
+			return user.Change{Account: s.Account}, nil
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
-		return spend("")(s)
+		return seen
+	}
+	ids := func(holds []user.Reservation) (ids []string) {
+		for _, h := range holds {
+			ids = append(ids, h.ID)
+		}
+		return ids
+	}
+	for name, test := range map[string]struct {
+		ref        user.Ref
+		holds      []string
+		nextExpiry bool
+	}{
+		"has no hold that is not due":                  {ref: user.Ref{AccountID: "quiet"}},
+		"has holds that are due, and when the next is": {user.Ref{AccountID: "due"}, []string{hold2}, true},
+		"has all holds when they are asked for":        {ref: user.Ref{AccountID: "quiet", OpenHolds: true}, holds: []string{hold1}},
+		"has them in the order of their expiry":        {user.Ref{AccountID: "due", OpenHolds: true}, []string{hold2, hold3}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := state(t, test.ref)
+			if got := ids(s.Holds); !slices.Equal(got, test.holds) || s.MoreHolds {
+				t.Errorf("holds %v, more: %t; want %v", got, s.MoreHolds, test.holds)
+			}
+			if (s.NextExpiry != nil) != test.nextExpiry || s.NextExpiry != nil && !s.NextExpiry.Equal(now.Add(time.Hour)) {
+				t.Errorf("next expiry: %v", s.NextExpiry)
+			}
+			if s.OpenCount != nil || s.Totals != nil || s.Earlier != nil || s.Reservation != nil || s.Charge != nil || s.Prior != nil {
+				t.Errorf("more than was asked for: %+v", s)
+			}
+		})
+	}
+	t.Run("has the reservation that is named and no other", func(t *testing.T) {
+		if s := state(t, user.Ref{AccountID: "quiet", ReservationID: hold1}); s.Reservation == nil || s.Reservation.ID != hold1 || s.Holds != nil {
+			t.Errorf("state %+v", s)
+		}
+		if s := state(t, user.Ref{AccountID: "quiet", ReservationID: hold2}); s.Reservation != nil { // of another account
+			t.Errorf("state %+v", s)
+		}
 	})
-	if err != nil || len(change.Entries) != 1 || change.Entries[0].Kind != user.KindConsume {
-		t.Fatalf("change %+v, %v", change, err)
-	}
-	if len(seen) != 2 || seen[0].HoldsLoaded || len(seen[0].Holds) != 0 || len(seen[1].Holds) != 1 || seen[1].Holds[0].ID != hold1 {
-		t.Errorf("states: %+v", seen)
-	}
-	if n := localpgtest.Query[int](db, "SELECT count(*) FROM viralpilot.ledger WHERE cognito_user_id = 'u' AND kind <> 'top_up'"); n != 1 {
-		t.Errorf("%d entries", n)
-	}
+	t.Run("counts open reservations from as many on as the ref says", func(t *testing.T) {
+		if s := state(t, user.Ref{AccountID: "due", CountOpenFrom: 3}); s.OpenCount != nil {
+			t.Errorf("counted %d", *s.OpenCount)
+		}
+		if s := state(t, user.Ref{AccountID: "due", CountOpenFrom: 2}); s.OpenCount == nil || *s.OpenCount != 2 {
+			t.Errorf("counted %v", s.OpenCount)
+		}
+	})
+	t.Run("has totals when they are asked for", func(t *testing.T) {
+		s := state(t, user.Ref{AccountID: "due", Totals: true})
+		if s.Totals == nil || s.Totals.Last.Kind != user.KindTopUp || *s.Totals.TopUps != 100 || s.Totals.Reserved != 10 || s.Totals.Open != 2 ||
+			!s.Totals.NextExpiry.Equal(now) {
+			t.Errorf("totals %+v", s.Totals)
+		}
+	})
+	t.Run("has the database's clock", func(t *testing.T) {
+		begin := localpgtest.Query[time.Time](db, "SELECT clock_timestamp()")
+		var at time.Time
+		_, err := open(t, url, realClock).Update(t.Context(), user.Ref{AccountID: "other"}, func(s user.State) (user.Change, error) {
+			at = s.Now
+			return user.Change{Account: s.Account}, nil
+		})
+		if end := localpgtest.Query[time.Time](db, "SELECT clock_timestamp()"); err != nil || at.Before(begin) || at.After(end) {
+			t.Errorf("%s is not between %s and %s; %v", at, begin, end, err)
+		}
+	})
 }
 
 func TestUnknownUser(t *testing.T) {
@@ -240,8 +312,15 @@ func TestIdsAreTakenAsTheyAre(t *testing.T) {
 	t.Parallel()
 	store := open(t, localpgtest.New(t))
 	ids := []string{"a", "A", "a ", " a", "%", "_", "'; DROP TABLE viralpilot.userdata; --", "\u00e9", "e\u0301", "\u202e", strings.Repeat("ü", 255)}
-	for i, id := range ids {
-		create(t, store, id, int64(i+1))
+	rules := service(t, store).Rules
+	for i, id := range ids { // the service makes some of them no more
+		_, err := store.Create(t.Context(), id, func(s user.State) (user.Change, error) { return rules.Open(s, user.NewAccount{ID: id}), nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := service(t, store).Do(t.Context(), id, user.AddTokens{Tokens: int64(i + 1)}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for i, id := range ids {
 		if a, err := store.Account(t.Context(), id); err != nil || a.TokensRemaining != int64(i+1) || a.ID != id {
@@ -308,8 +387,8 @@ func TestEntriesOfAnAccount(t *testing.T) {
 	store, db := open(t, url), connect(t, url)
 	create(t, store, "u", 0)
 	create(t, store, "other", 9)
-	db.Exec(`INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, created_at)
-		SELECT 'u', CASE WHEN n % 3 = 0 THEN 'top_up' ELSE 'consume' END, n, 0, 0, timestamptz '2026-11-01 00:00:00Z' + n * interval '1 minute'
+	db.Exec(`INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, top_ups_amount, created_at)
+		SELECT 'u', CASE WHEN n % 3 = 0 THEN 'top_up' ELSE 'consume' END, n, 0, 0, n, timestamptz '2026-11-01 00:00:00Z' + n * interval '1 minute'
 		FROM generate_series(1, 20) n`)
 	minute := func(n int) time.Time { return time.Date(2026, 11, 1, 0, n, 0, 0, time.UTC) }
 	read := func(t *testing.T, q user.EntryQuery) (numbers []int64, last int64) {
@@ -349,7 +428,7 @@ func TestEntriesOfAnAccount(t *testing.T) {
 				break
 			}
 			all, before = append(all, numbers...), last
-			if _, err := service(t, store).AddTokens(t.Context(), "u", user.AddTokens{Tokens: 1000}); err != nil {
+			if _, err := service(t, store).Do(t.Context(), "u", user.AddTokens{Tokens: 1000}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -364,12 +443,15 @@ func TestAnAccountIsCreatedOnce(t *testing.T) {
 	t.Parallel()
 	url := localpgtest.New(t)
 	stores, db := [...]user.Store{open(t, url), open(t, url)}, connect(t, url)
-	change := service(t, stores[0]).Rules.Open(user.NewAccount{ID: "u"}, now)
-	change.Entries = []user.Entry{{Kind: user.KindOpening, CreatedAt: now}}
+	rules := service(t, stores[0]).Rules
 	errs := make([]error, 32)
 	var clients sync.WaitGroup
 	for i := range errs {
-		clients.Go(func() { errs[i] = stores[i%2].Create(t.Context(), change) })
+		clients.Go(func() {
+			_, errs[i] = stores[i%2].Create(t.Context(), "u", func(s user.State) (user.Change, error) {
+				return rules.Open(s, user.NewAccount{ID: "u", Meta: user.Meta{IdempotencyKey: fmt.Sprint(i)}}), nil
+			})
+		})
 	}
 	clients.Wait()
 	made := 0
@@ -396,47 +478,104 @@ func TestARowWithoutSideRow(t *testing.T) {
 	store, db := open(t, url), connect(t, url)
 	db.Exec("INSERT INTO viralpilot.userdata (cognito_user_id, tokens_remaining) VALUES ('u', 7)")
 	a, err := store.Account(t.Context(), "u")
-	if err != nil || a.Adopted || a.TopUps != 0 || a.TokensRemaining != 7 {
+	if err != nil || a.SideRow != user.NoSideRow || a.TopUps != 0 || a.TokensRemaining != 7 {
 		t.Fatalf("account %+v, %v", a, err)
 	}
 	t.Run("is no account to be created", func(t *testing.T) {
-		wantError(t, store.Create(t.Context(), user.Change{Account: user.Account{ID: "u", Tier: user.TierFree}}), user.ErrUserExists)
+		_, err := service(t, store).Create(t.Context(), user.NewAccount{ID: "u"})
+		wantError(t, err, user.ErrUserExists)
 	})
 	t.Run("gets one with its first change", func(t *testing.T) {
 		_, err := store.Update(t.Context(), user.Ref{AccountID: "u"}, func(s user.State) (user.Change, error) {
-			if s.Account.Adopted {
+			if s.Account.SideRow != user.NoSideRow {
 				t.Error("the rule was told that it has one")
 			}
-			return spend("")(s) // which changes no column of the side row
+			s.Account.TopUps, s.Account.TopUpsUsed = 1, -1 // so that spend leaves no column of the side row changed
+			return spend("")(s)
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if a, err := store.Account(t.Context(), "u"); err != nil || !a.Adopted || a.TokensRemaining != 6 {
+		if a, err := store.Account(t.Context(), "u"); err != nil || a.SideRow != user.CurrentSideRow || a.TokensRemaining != 6 {
 			t.Errorf("account %+v, %v", a, err)
 		}
 	})
 }
 
-// It measures what the process allocates, so no other test may run beside it.
-func TestHoldsThatRunOutTogetherAreNotCopiedForEachOther(t *testing.T) {
-	dsn := localpgtest.New(t)
-	store, db := open(t, dsn), connect(t, dsn)
-	create(t, store, "u", 4000)
-	db.Exec(`INSERT INTO viralpilot.reservations (cognito_user_id, reservation_id, status, tokens, created_at, expires_at)
-		SELECT 'u', gen_random_uuid(), 'open', 1, $1, $1 FROM generate_series(1, 4000)`, now)
-	db.Exec(`UPDATE viralpilot.account_state SET tokens_reserved = 4000, next_hold_expiry = $1`, now)
-	db.Exec(`UPDATE viralpilot.userdata SET tokens_remaining = 0`)
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	a, err := service(t, store).Account(t.Context(), "u")
-	runtime.ReadMemStats(&after)
-	if err != nil || a.TokensRemaining != 4000 || a.Reserved != 0 {
-		t.Errorf("account %+v, %v", a, err)
+// Each bound is found in a ledger whose ids have gaps, those of other accounts, and where clocks were apart.
+func TestStoreEntries_Bounds(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.New(t)
+	store, db := open(t, url), connect(t, url)
+	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	db.Exec(`INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, top_ups_amount, created_at)
+		SELECT CASE WHEN n % 7 = 0 THEN 'u' ELSE 'other' END, 'consume', n, 0, 0, 0,
+			$1::timestamptz + n * interval '1 hour' - CASE WHEN n % 5 = 0 THEN interval '59 minutes' ELSE interval '0' END
+		FROM generate_series(1, 3000) n`, begin)
+	for range 200 {
+		from, to := begin.Add(time.Duration(rand.Int64N(3100))*time.Hour), begin.Add(time.Duration(rand.Int64N(3100))*time.Hour)
+		want := localpgtest.Query[int](db, `SELECT count(*) FROM viralpilot.ledger WHERE cognito_user_id = 'u' AND created_at >= $1 AND created_at < $2`, from, to)
+		entries, err := store.Entries(t.Context(), "u", user.EntryQuery{Since: from, Until: to, Limit: 5000})
+		if err != nil || len(entries) != want {
+			t.Errorf("from %s to %s: %d entries, %v, want %d", from, to, len(entries), err, want)
+		}
 	}
-	if mib := (after.TotalAlloc - before.TotalAlloc) >> 20; mib > 100 {
-		t.Errorf("%d MiB for 4000 holds", mib)
-	} else {
-		t.Logf("%d MiB", mib)
+	for _, q := range []user.EntryQuery{{Since: begin.AddDate(1, 0, 0), Limit: 9}, {Until: begin, Limit: 9}} {
+		if entries, err := store.Entries(t.Context(), "u", q); err != nil || len(entries) != 0 {
+			t.Errorf("%+v: %v, %v", q, entries, err)
+		}
+	}
+	if entries, err := store.Entries(t.Context(), "nobody", user.EntryQuery{Since: begin, Until: begin.AddDate(1, 0, 0), Limit: 9}); err != nil || len(entries) != 0 {
+		t.Errorf("of nobody: %v, %v", entries, err)
+	}
+}
+
+// What is read is counted by PostgreSQL.
+func TestStoreEntries_CostIsThatOfThePage(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.New(t)
+	store, db := open(t, url, func(o *postgres.Options) { o.ReadConns = 1 }), connect(t, url)
+	create(t, store, "u", 1)
+	db.Exec(`ALTER TABLE viralpilot.ledger SET (autovacuum_enabled = off)`) // it looks, too
+	filler := connect(t, url)
+	filler.Exec(`INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, top_ups_amount, created_at)
+		SELECT 'u', CASE n WHEN 20 THEN 'refund' ELSE 'consume' END, 0, 0, 0, 0, timestamptz '2026-01-01' + n * interval '1 minute'
+		FROM generate_series(1, 100000) n`)
+	filler.Exec("ANALYZE viralpilot.ledger")
+	// A session reports what it has looked at a second late, or at its end.
+	end := func() {
+		db.Exec("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+	}
+	end()
+	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	// In how many buffers of the ledger and its indexes PostgreSQL has looked.
+	read := func() int {
+		return localpgtest.Query[int](db, `SELECT sum(heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)::int
+			FROM pg_statio_all_tables WHERE relname = 'ledger'`)
+	}
+	for name, ask := range map[string]func() error{
+		"a page of a day": func() error {
+			_, err := store.Entries(t.Context(), "u", user.EntryQuery{Since: begin, Until: begin.Add(time.Hour), Limit: 50})
+			return err
+		},
+		"a page of a kind": func() error {
+			_, err := store.Entries(t.Context(), "u", user.EntryQuery{Kind: user.KindRefund, Limit: 50})
+			return err
+		},
+		"the usage of an hour": func() error {
+			_, err := store.Usage(t.Context(), "u", []time.Time{begin, begin.Add(time.Hour)})
+			return err
+		},
+	} {
+		before := read()
+		for range 10 { // from the sixth time on with a plan for whatever is asked for
+			if err := ask(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		end()
+		if n := (read() - before) / 10; n > 300 || n == 0 { // 100,000 entries and their index are in more than 1000
+			t.Errorf("%s: %d buffers", name, n)
+		}
 	}
 }

@@ -112,7 +112,7 @@ func (m *Metrics) Entry(e user.Entry) {
 	case user.KindReserve:
 		m.reserved.Add(float64(-e.Amount))
 	case user.KindRefund:
-		m.refunded.Add(float64(e.Amount))
+		m.refunded.Add(float64(e.TokensRefunded))
 	case user.KindMonthlyReset:
 		m.resets.Inc()
 	}
@@ -160,6 +160,15 @@ func (k keyExpiries) Collect(ch chan<- prometheus.Metric) {
 	for name, at := range k.read() {
 		ch <- prometheus.MustNewConstMetric(keyExpiry, prometheus.GaugeValue, float64(at.Unix()), name)
 	}
+}
+
+// ClockOffset adds how far the service's clock is ahead of the database's, which read returns whenever the metrics are
+// read.
+func (m *Metrics) ClockOffset(read func() time.Duration) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "user_management_clock_offset_seconds",
+		Help: "How far the service's clock is ahead of the database's, by which accounts are judged; negative when it is behind.",
+	}, func() float64 { return read().Seconds() }))
 }
 
 // PoolStats are the figures of a connection pool.

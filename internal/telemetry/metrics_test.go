@@ -27,7 +27,7 @@ func used() *Metrics {
 	m.Entry(user.Entry{Kind: user.KindSettle, Amount: 1, TokensCharged: 4})
 	m.Entry(user.Entry{Kind: user.KindTopUp, Amount: 5})
 	m.Entry(user.Entry{Kind: user.KindReserve, Amount: -6})
-	m.Entry(user.Entry{Kind: user.KindRefund, Amount: 2})
+	m.Entry(user.Entry{Kind: user.KindRefund, Amount: 2, TokensRefunded: 2})
 	m.Entry(user.Entry{Kind: user.KindMonthlyReset})
 	m.Refusal(user.CodeInsufficientTokens)
 	m.Group(2, time.Millisecond)

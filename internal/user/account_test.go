@@ -9,7 +9,7 @@ import (
 	"github.com/viralpilot/user-management/internal/user"
 )
 
-func TestValidateID(t *testing.T) {
+func TestValidateID_SaysWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	for _, id := range []string{
 		"a", "us-east-1:1b2c3d4e-0000-4000-8000-000000000000", "user@x.com", "a/b", "%41", "%", "..." /* no dot segment */, ".a", "a b",
@@ -61,7 +61,7 @@ func FuzzValidateID(f *testing.F) {
 	})
 }
 
-func TestError(t *testing.T) {
+func TestError_HasCodeAndCause(t *testing.T) {
 	t.Parallel()
 	cause := errors.New("no route to host")
 	err := error(user.ErrDatabaseUnavailable.Because(cause))

@@ -1,15 +1,38 @@
 package user
 
 import (
+	"bytes"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"time"
 )
 
-// Meta is what a command carries beside its amounts.
+// Command is a change that is asked of one account. The types of this package that have these methods are all the
+// commands that there are; [Rules.Apply] carries them out.
+type Command interface {
+	// Kind is the kind of the entry that records the command; empty for one that has no entry of its own.
+	Kind() EntryKind
+
+	// meta is what the command carries beside what it asks for.
+	meta() Meta
+	// names adds what the command names beside the account and its key.
+	names(ref *Ref, r Rules)
+	// validate refuses what no account could accept.
+	validate(r Rules) error
+	// identity is what an idempotency key protects: the call, then what its path and body say, nil for what they leave
+	// out.
+	identity() []any
+	// find refuses when what the command names is not there.
+	find(s State) error
+	// apply carries the command out on an account that has been touched, once.
+	apply(d *draft) error
+}
+
+// Meta is what a command carries beside what it asks for.
 type Meta struct {
 	// IdempotencyKey makes a command count once however often it is sent; 1 to 255 printable ASCII characters, empty
-	// for none (product.md §3.10).
+	// for none (rule 11).
 	IdempotencyKey string
 	// Metadata is kept on the entry; it is no part of what the key protects.
 	Metadata map[string]string
@@ -17,92 +40,76 @@ type Meta struct {
 	Actor string
 }
 
-// NewAccount asks for a new account on the free tier.
-type NewAccount struct {
-	ID       string
-	Username *string
-	Email    *string
+func (m Meta) meta() Meta         { return m }
+func (Meta) names(*Ref, Rules)    {}
+func (Meta) validate(Rules) error { return nil }
+func (Meta) find(State) error     { return nil }
+
+// entry fills in what the command carries beside what it asks for.
+func (m Meta) entry(e Entry) Entry {
+	e.Metadata = m.Metadata
+	if m.IdempotencyKey != "" {
+		e.IdempotencyKey = &m.IdempotencyKey
+	}
+	if m.Actor != "" {
+		e.Actor = &m.Actor
+	}
+	return e
 }
 
-// Consume charges tokens that were spent.
-type Consume struct {
-	// Tokens to charge, 1 to MaxTokens.
-	Tokens int64
-	Meta
-}
-
-// AddTokens tops an account up with tokens that do not lapse.
-type AddTokens struct {
-	// Tokens to add, 1 to MaxTokens.
-	Tokens int64
-	Meta
-}
-
-// ChangeTier moves an account to a tier and sets its renewal date.
-type ChangeTier struct {
-	Tier Tier
-	// RenewalDate is when the subscription renews; nil clears it.
-	RenewalDate *time.Time
-	Actor       string
-}
-
-// Reserve sets tokens aside before a call whose cost is not yet known.
-type Reserve struct {
-	// ReservationID is the UUID of the new reservation.
-	ReservationID string
-	// Tokens to hold, 1 to MaxTokens.
-	Tokens int64
-	// TTL is how long they are held, MinHold to MaxHold.
-	TTL time.Duration
-	Meta
-}
-
-// How long a reservation may be open (product.md §3.8).
-const (
-	MinHold     = time.Second
-	DefaultHold = 10 * time.Minute
-	MaxHold     = 24 * time.Hour
-)
-
-// Settle closes a reservation with the true cost.
-type Settle struct {
-	ReservationID string
-	// TokensUsed is the cost, 0 to MaxTokens; it may be less or more than what is held.
-	TokensUsed int64
-	Meta
-}
-
-// Release closes a reservation whose call was not made.
-type Release struct {
-	ReservationID string
-	Actor         string
-}
-
-// Refund gives back what an entry charged, whole or in part.
-type Refund struct {
-	EntryID int64
-	// Tokens to give back, 1 to MaxTokens; 0 for all that is left of the charge.
-	Tokens int64
-	Meta
-}
-
-func (c Consume) hash() []byte   { return commandHash("consume-tokens", c.Tokens) }
-func (c AddTokens) hash() []byte { return commandHash("add-tokens", c.Tokens) }
-func (c Reserve) hash() []byte   { return commandHash("reserve", c.Tokens, c.TTL.Milliseconds()) }
-
-// hash of a refund has 0 for all that is left: how much that is depends on when it is asked.
-func (c Refund) hash() []byte { return commandHash("refund", c.EntryID, c.Tokens) }
-
-// commandHash identifies a command by its call and its amounts after defaults. It is stored, so its form must not
-// change.
-func commandHash(call string, amounts ...int64) []byte {
-	sum := sha256.Sum256(fmt.Append(nil, call, amounts))
+// identityHash is stored with a key, so its form must not change.
+func identityHash(identity []any) []byte {
+	text, err := json.Marshal(identity)
+	if err != nil {
+		panic(err) // the values of an identity always marshal
+	}
+	sum := sha256.Sum256(text)
 	return sum[:]
+}
+
+// sameCommand reports whether c is the command that wrote the entry which is stored under its key. The earlier version
+// hashed in another form, after defaults.
+func sameCommand(c Command, e Entry) bool {
+	if bytes.Equal(e.CommandHash, identityHash(c.identity())) {
+		return true
+	}
+	if !e.earlier() {
+		return false
+	}
+	var call string
+	var amounts []int64
+	switch c := c.(type) {
+	case Consume:
+		call, amounts = "consume-tokens", []int64{c.tokens()}
+	case AddTokens:
+		call, amounts = "add-tokens", []int64{c.Tokens}
+	case Reserve:
+		call, amounts = "reserve", []int64{c.Tokens, c.ttl().Milliseconds()}
+	case Refund:
+		call, amounts = "refund", []int64{c.EntryID, c.Tokens}
+	}
+	sum := sha256.Sum256(fmt.Append(nil, call, amounts))
+	return bytes.Equal(e.CommandHash, sum[:])
+}
+
+// given is nil for the zero value, which stands for what was left out.
+func given[T comparable](value T) any {
+	if value == *new(T) {
+		return nil
+	}
+	return value
 }
 
 func checkAmount(field string, tokens int64) error {
 	if tokens < 1 || tokens > MaxTokens {
 		return invalid(field, fmt.Sprintf("must be from 1 to %d", MaxTokens))
+	}
+	return nil
+}
+
+func checkHold(ttl time.Duration) error {
+	if ttl < MinHold || ttl > MaxHold {
+		return invalid("ttl_seconds", fmt.Sprintf("must be from %.0f to %.0f", MinHold.Seconds(), MaxHold.Seconds()))
 	}
 	return nil
 }

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Code names a kind of failure. It is part of the HTTP contract (product.md §4 "Errors"): callers branch on it.
+// Code names a kind of failure. It is part of the HTTP contract: callers branch on it.
 type Code string
 
 // The codes that this package and its stores return, and the one for any other error; see [CodeOf].
@@ -15,16 +15,19 @@ const (
 	CodeInvalidTier          Code = "invalid_tier"
 	CodeUserNotFound         Code = "user_not_found"
 	CodeUserExists           Code = "user_exists"
+	CodeBeingErased          Code = "being_erased"
 	CodeUserInactive         Code = "user_inactive"
 	CodeSubscriptionInactive Code = "subscription_inactive"
+	CodeSubscriptionLapsed   Code = "subscription_lapsed"
 	CodeInsufficientTokens   Code = "insufficient_tokens"
 	CodeBalanceOverflow      Code = "balance_overflow"
 	CodeKeyReused            Code = "idempotency_key_reused"
 	CodeReservationNotFound  Code = "reservation_not_found"
 	CodeReservationClosed    Code = "reservation_closed"
-	CodeReservationExpired   Code = "reservation_expired"
+	CodeTooManyReservations  Code = "too_many_reservations"
 	CodeEntryNotFound        Code = "entry_not_found"
 	CodeRefundExceedsCharge  Code = "refund_exceeds_charge"
+	CodeRefundTooLate        Code = "refund_too_late"
 	CodeOverloaded           Code = "overloaded"
 	CodeDatabaseUnavailable  Code = "database_unavailable"
 	CodeInternal             Code = "internal"
@@ -41,7 +44,20 @@ type Error struct {
 	Fields []FieldError
 	// Shortage is set with [CodeInsufficientTokens].
 	Shortage *Shortage
+	// Outcome is set with [CodeOverloaded] and [CodeDatabaseUnavailable].
+	Outcome Outcome
 }
+
+// Outcome says what is known of a change that the database did not answer.
+type Outcome string
+
+// The outcomes. Of a read it is always none.
+const (
+	// OutcomeNone means that nothing was done.
+	OutcomeNone Outcome = "none"
+	// OutcomeUnknown means that the change may have been made.
+	OutcomeUnknown Outcome = "unknown"
+)
 
 // FieldError is one thing wrong with one named input.
 type FieldError struct {
@@ -54,27 +70,32 @@ type FieldError struct {
 type Shortage struct {
 	TokensRemaining int64
 	TokensRequired  int64
-	NextResetAt     time.Time
+	// NextResetAt is nil where no tokens will come.
+	NextResetAt *time.Time
 }
 
-// One value per code, to be used with [errors.Is].
+// One value per code, to be used with [errors.Is], and ErrOutcomeUnknown, which has that of ErrDatabaseUnavailable.
 var (
 	ErrValidation           = &Error{Code: CodeValidation, Detail: "The request has invalid values."}
 	ErrInvalidTier          = &Error{Code: CodeInvalidTier, Detail: "The tier is not in the catalogue."}
 	ErrUserNotFound         = &Error{Code: CodeUserNotFound, Detail: "User not found."}
 	ErrUserExists           = &Error{Code: CodeUserExists, Detail: "A user with this cognito_user_id exists already."}
+	ErrBeingErased          = &Error{Code: CodeBeingErased, Detail: "The user is being erased."}
 	ErrUserInactive         = &Error{Code: CodeUserInactive, Detail: "The user is deactivated."}
 	ErrSubscriptionInactive = &Error{Code: CodeSubscriptionInactive, Detail: "The subscription is not active."}
+	ErrSubscriptionLapsed   = &Error{Code: CodeSubscriptionLapsed, Detail: "The subscription has lapsed: its renewal date has passed."}
 	ErrInsufficientTokens   = &Error{Code: CodeInsufficientTokens, Detail: "Insufficient tokens."}
 	ErrBalanceOverflow      = &Error{Code: CodeBalanceOverflow, Detail: fmt.Sprintf("The account cannot hold more than %d tokens.", MaxTokens)}
 	ErrKeyReused            = &Error{Code: CodeKeyReused, Detail: "This Idempotency-Key was used with another command on this account."}
 	ErrReservationNotFound  = &Error{Code: CodeReservationNotFound, Detail: "Reservation not found."}
-	ErrReservationClosed    = &Error{Code: CodeReservationClosed, Detail: "The reservation has been settled or released already, with another outcome."}
-	ErrReservationExpired   = &Error{Code: CodeReservationExpired, Detail: "The reservation has expired and its tokens were returned; charge with consume-tokens instead."}
+	ErrReservationClosed    = &Error{Code: CodeReservationClosed, Detail: "The reservation is closed: it was settled or released with another outcome, or expired too long ago."}
+	ErrTooManyReservations  = &Error{Code: CodeTooManyReservations, Detail: "The account has too many open reservations; settle or release some first."}
 	ErrEntryNotFound        = &Error{Code: CodeEntryNotFound, Detail: "Ledger entry not found."}
+	ErrRefundTooLate        = &Error{Code: CodeRefundTooLate, Detail: "The charge is too old to be refunded."}
 	ErrRefundExceedsCharge  = &Error{Code: CodeRefundExceedsCharge, Detail: "That is more than is left of what the entry charged."}
-	ErrOverloaded           = &Error{Code: CodeOverloaded, Detail: "The service is overloaded; nothing was done. Try again shortly."}
-	ErrDatabaseUnavailable  = &Error{Code: CodeDatabaseUnavailable, Detail: "The database is not available. The outcome may be unknown: try again with the same Idempotency-Key."}
+	ErrOverloaded           = &Error{Code: CodeOverloaded, Outcome: OutcomeNone, Detail: "The service is overloaded; nothing was done. Try again shortly."}
+	ErrDatabaseUnavailable  = &Error{Code: CodeDatabaseUnavailable, Outcome: OutcomeNone, Detail: "The database is not available; nothing was done. Try again shortly."}
+	ErrOutcomeUnknown       = &Error{Code: CodeDatabaseUnavailable, Outcome: OutcomeUnknown, Detail: "The database did not answer whether the change was made. Send it again with the same Idempotency-Key."}
 )
 
 // Error returns the code, the detail and the cause.
@@ -99,6 +120,14 @@ func (e *Error) Because(err error) *Error {
 	c := *e
 	c.Err = err
 	return &c
+}
+
+// OutcomeOf is the outcome of a change that failed with err; empty when that is no failure of the store.
+func OutcomeOf(err error) Outcome {
+	if known := (*Error)(nil); errors.As(err, &known) {
+		return known.Outcome
+	}
+	return ""
 }
 
 // CodeOf is the code of an error: that of an [*Error], of any other [CodeInternal].

@@ -1,201 +1,135 @@
 package user
 
 import (
-	"bytes"
+	"fmt"
 	"slices"
 	"time"
 )
 
-// Rules are the token rules of product.md §3 for one configuration. They do no I/O and read no clock: every method
-// is a function of the state, the command and the instant that it is given, and changes none of its arguments.
-//
-// Methods that return a change and a refusal (an [*Error]) together mean that the change, the touch that came before
-// the command, is to be kept although the command was refused. [ErrHoldsNeeded] asks to be called again with the
-// holds loaded; nothing is to be kept then.
+// Rules are the token rules of this package's README for one configuration. They do no I/O and read no clock: every
+// method is a function of what it is given, and changes none of its arguments.
 type Rules struct {
 	Tiers Catalogue
 	// ResetZone is the time zone whose calendar months are the periods of the monthly reset.
 	ResetZone *time.Location
+	// MaxOpenReservations is the most open reservations of one account, at least 1.
+	MaxOpenReservations int64
+	// RefundMaxAge is how old a charge may be to be refunded.
+	RefundMaxAge time.Duration
+	// Grace is how long after its renewal date a subscription can still be spent from; nil for ever.
+	Grace *time.Duration
+	// LowBalancePercent is the share of the allowance, 0 to 100, at which a balance counts as low.
+	LowBalancePercent int64
 }
 
-// Touch returns due holds and begins the month's term if that has not been done yet (product.md §3.5).
-func (r Rules) Touch(s State, now time.Time) (Change, error) {
-	d := r.draft(s, now)
-	if err := d.touch(); err != nil {
+// Defaults of the settings above.
+const (
+	DefaultMaxOpenReservations = 1000
+	DefaultRefundMaxAge        = 90 * 24 * time.Hour
+	DefaultLowBalancePercent   = 20
+)
+
+// Ref names what [Rules.Apply] has to see of the account with this id to carry the command out.
+func (r Rules) Ref(accountID string, c Command) Ref {
+	ref := Ref{AccountID: accountID, IdempotencyKey: c.meta().IdempotencyKey}
+	c.names(&ref, r)
+	return ref
+}
+
+// NewRules returns the rules for a catalogue and a reset zone with the defaults of all other settings.
+func NewRules(tiers Catalogue, zone *time.Location) Rules {
+	return Rules{
+		Tiers: tiers, ResetZone: zone, MaxOpenReservations: DefaultMaxOpenReservations, RefundMaxAge: DefaultRefundMaxAge,
+		LowBalancePercent: DefaultLowBalancePercent,
+	}
+}
+
+// Apply carries a command out on an account: it returns due holds, begins the month when that has not been done yet,
+// and then does what the command asks for, or refuses with an [*Error]. A change that comes with a refusal is to be kept
+// all the same. A command whose key is stored already changes nothing more; with another command under the same key it
+// is refused with [ErrKeyReused].
+func (r Rules) Apply(s State, c Command) (Change, error) {
+	if err := s.Account.accessible(); err != nil {
 		return Change{}, err
 	}
-	return d.change(), nil
+	if err := c.validate(r); err != nil {
+		return Change{}, err
+	}
+	d := r.draft(s)
+	d.touch()
+	if err := c.find(s); err != nil {
+		return d.change(), err
+	}
+	if s.Prior != nil {
+		if !sameCommand(c, *s.Prior) {
+			return d.change(), ErrKeyReused
+		}
+		d.repeated = true
+		return d.change(), nil
+	}
+	if err := c.apply(&d); err != nil {
+		return d.change(), err
+	}
+	// A key lives as long as the entry that it is stored with, so there is one also where nothing changed (rule 11).
+	if c.meta().IdempotencyKey != "" && !d.recorded && !d.repeated {
+		d.recordCommand(c, Entry{})
+	}
+	return d.change(), d.account.check()
 }
 
-// Open makes a new account on the free tier. What that tier grants, if anything, is explained by an opening entry.
-func (r Rules) Open(n NewAccount, now time.Time) Change {
-	info, _ := r.Tiers.Lookup(TierFree)
-	d := r.draft(State{Account: Account{
-		ID: n.ID, Username: n.Username, Email: n.Email,
-		Tier: TierFree, SubscriptionStatus: StatusActive, Active: true, Adopted: true,
-	}}, now)
-	at := d.at
-	d.account.LastReset, d.account.CreatedAt, d.account.UpdatedAt = &at, at, at
-	if info.Allowance > 0 {
-		d.account.TokensRemaining = info.Allowance
-		d.record(Entry{Kind: KindOpening})
-	}
-	return d.change()
-}
+// Touch returns due holds and begins the month if that has not been done yet (rules 4 and 8).
+type Touch struct{ Meta }
+
+// Kind implements [Command]: what a touch changes has entries of other kinds.
+func (Touch) Kind() EntryKind { return "" }
+
+func (Touch) identity() []any    { return nil }
+func (Touch) apply(*draft) error { return nil }
 
 // Read returns the account as a read at now shows it, and whether it must be touched first. A reset that would
 // change nothing is left to the account's next command.
 func (r Rules) Read(a Account, now time.Time) (read Account, stale bool) {
-	d := r.draft(State{Account: a}, now)
+	if a.SideRow == EarlierSideRow { // what its top-ups are depends on its reservations
+		return a, true
+	}
+	d := r.draft(State{Account: a, Now: now})
 	read = d.account
-	idle := d.allowance() == 0 && read.TokensUsed == 0 && read.NextHoldExpiry == nil && read.TokensRemaining == read.TopUpsLeft()
+	idle := d.allowance() == 0 && read.Allowance == 0 && read.TokensUsed == 0 && read.TopUpsUsed == 0 &&
+		read.AllowanceExcess == 0 && read.Reserved == 0 && read.TokensRemaining == read.TopUps
 	return read, d.holdDue() || d.resetDue() && !idle
-}
-
-// Consume charges tokens (product.md §3.1). Refusals: [ErrValidation], [ErrKeyReused], [ErrUserInactive],
-// [ErrSubscriptionInactive], [ErrInsufficientTokens]. Where the state has the entry of an earlier command under the
-// same key, and it is the same command, nothing is charged and there is no new entry.
-func (r Rules) Consume(s State, c Consume, now time.Time) (Change, error) {
-	if err := checkAmount("tokens_to_consume", c.Tokens); err != nil {
-		return Change{}, err
-	}
-	d := r.draft(s, now)
-	if d.resetDue() {
-		if err := d.touch(); err != nil {
-			return Change{}, err
-		}
-	}
-	if replayed, err := d.replay(c.hash()); replayed || err != nil {
-		return d.change(), err
-	}
-	if err := d.mayspend(); err != nil {
-		return d.change(), err
-	}
-	if d.tier().Unlimited {
-		return d.change(), nil
-	}
-	// Only a consume that is short of tokens pays for looking at holds (product.md §3.8).
-	if c.Tokens > d.account.TokensRemaining {
-		if err := d.expireHolds(); err != nil {
-			return Change{}, err
-		}
-	}
-	if c.Tokens > d.account.TokensRemaining {
-		return d.change(), d.shortage(c.Tokens)
-	}
-	d.account.TokensRemaining -= c.Tokens
-	d.account.TokensUsed += c.Tokens
-	d.record(c.entry(Entry{Kind: KindConsume, TokensCharged: c.Tokens, CommandHash: c.hash()}))
-	return d.change(), nil
-}
-
-// AddTokens tops up (product.md §3.7). Refusals: [ErrValidation], [ErrKeyReused], [ErrBalanceOverflow]. Repeated
-// under the same key it adds nothing, as with Consume.
-func (r Rules) AddTokens(s State, c AddTokens, now time.Time) (Change, error) {
-	if err := checkAmount("tokens_to_add", c.Tokens); err != nil {
-		return Change{}, err
-	}
-	d := r.draft(s, now)
-	if err := d.touch(); err != nil {
-		return Change{}, err
-	}
-	if replayed, err := d.replay(c.hash()); replayed || err != nil {
-		return d.change(), err
-	}
-	a := &d.account
-	if a.TokensRemaining+a.Reserved+a.TokensUsed+c.Tokens > MaxTokens {
-		return d.change(), ErrBalanceOverflow
-	}
-	a.TokensRemaining += c.Tokens
-	a.TopUps += c.Tokens
-	d.record(c.entry(Entry{Kind: KindTopUp, CommandHash: c.hash()}))
-	return d.change(), nil
-}
-
-// ChangeTier begins a term on another tier; to the same tier it only sets the renewal date (product.md §3.6).
-// Refusal: [ErrInvalidTier].
-func (r Rules) ChangeTier(s State, c ChangeTier, now time.Time) (Change, error) {
-	d := r.draft(s, now)
-	if err := d.touch(); err != nil {
-		return Change{}, err
-	}
-	if _, known := r.Tiers.Lookup(c.Tier); !known {
-		return d.change(), ErrInvalidTier
-	}
-	a := &d.account
-	from, renewed := a.Tier, !sameInstant(a.RenewalDate, c.RenewalDate)
-	a.Tier, a.RenewalDate = c.Tier, c.RenewalDate
-	by := Meta{Actor: c.Actor}
-	if from != c.Tier {
-		by.Metadata = map[string]string{"from_tier": string(from), "to_tier": string(c.Tier)}
-		if err := d.beginTerm(by.entry(Entry{Kind: KindTierChange})); err != nil {
-			return Change{}, err
-		}
-	} else if renewed {
-		by.Metadata = map[string]string{"fields": "subscription_renewal_date"}
-		d.record(by.entry(Entry{Kind: KindProfileChange}))
-	}
-	return d.change(), nil
 }
 
 // Status answers "may this user make a request?" for an account that has been touched.
 func (r Rules) Status(a Account, now time.Time) Status {
-	d := r.draft(State{Account: a}, now)
-	s := Status{Account: d.account, Tier: d.tier(), NextResetAt: r.nextReset(d.at)}
-	if err := d.mayspend(); err != nil {
-		s.Reason = err.Code
+	d := r.draft(State{Account: a, Now: now})
+	s := Status{Account: d.account, Tier: d.tier(), LowBalance: r.LowBalance(d.account), NextResetAt: d.nextAllowance()}
+	if err := d.spendRefusal(); err != nil {
+		s.Reason = CodeOf(err)
 	} else if !s.Tier.Unlimited && d.account.TokensRemaining == 0 {
 		s.Reason = CodeInsufficientTokens
 	}
 	return s
 }
 
-// Status is what a backend needs to know before it makes a request for a user (product.md §3.2).
+// Status is what a backend needs to know before it makes a request for a user (rule 3).
 type Status struct {
 	Account Account
 	Tier    TierInfo
 	// Reason is empty when the user may make a request, else the code with which the smallest consume would be refused.
 	Reason Code
-	// NextResetAt is the first instant of the next period.
-	NextResetAt time.Time
+	// LowBalance says that the balance is worth a warning; see [Rules.LowBalance].
+	LowBalance bool
+	// NextResetAt is the first instant of the next period; nil where it brings no tokens.
+	NextResetAt *time.Time
 }
 
-// period numbers the calendar months of the reset time zone.
-func (r Rules) period(t time.Time) int {
-	year, month, _ := t.In(r.ResetZone).Date()
-	return 12*year + int(month)
-}
-
-// nextReset is the first instant of the period after t's.
-func (r Rules) nextReset(t time.Time) time.Time {
-	year, month, _ := t.In(r.ResetZone).Date()
-	return r.dayStart(year, month+1, 1)
-}
-
-// dayStart is the first instant of a day in the reset time zone. Where clocks change at midnight that is neither
-// always 00:00 nor what time.Date picks: midnight may not exist, or come twice.
-func (r Rules) dayStart(year int, month time.Month, day int) time.Time {
-	t := time.Date(year, month, day, 0, 0, 0, 0, r.ResetZone)
-	candidates := []time.Time{t}
-	if since, until := t.ZoneBounds(); !since.IsZero() {
-		_, offset := t.Zone()
-		_, before := since.Add(-1).Zone()
-		earlier := t.Add(time.Duration(offset-before) * time.Second) // the same wall clock before the last change
-		candidates = []time.Time{earlier, t, since, until}
+// LowBalance reports whether the balance of an account has come down to LowBalancePercent of its allowance, or to 0. That
+// of an unlimited one never has.
+func (r Rules) LowBalance(a Account) bool {
+	if tier, _ := r.Tiers.Lookup(a.Tier); tier.Unlimited {
+		return false
 	}
-	wanted := time.Date(year, month, day, 0, 0, 0, 0, time.UTC)
-	for _, c := range candidates {
-		if !civil(c, r.ResetZone).Before(wanted) && civil(c.Add(-1), r.ResetZone).Before(wanted) {
-			return c.UTC()
-		}
-	}
-	return t.UTC()
-}
-
-// civil is the date of t in a zone, as midnight UTC.
-func civil(t time.Time, zone *time.Location) time.Time {
-	year, month, day := t.In(zone).Date()
-	return time.Date(year, month, day, 0, 0, 0, 0, time.UTC)
+	return a.TokensRemaining == 0 || 100*a.TokensRemaining <= r.LowBalancePercent*a.Allowance
 }
 
 // draft is one account on its way through an update. Nothing keeps a pointer into it, so that it need not be on the
@@ -209,66 +143,63 @@ type draft struct {
 	// first other entry, and not at all when there is none.
 	opening *Entry
 	entries []Entry
-	// balance is TokensRemaining after the last entry.
-	balance int64
-	// holds are the account's open reservations by expiry, and changed has the ids of those that the update changed.
+	// balance and topUps are R and T after the last entry.
+	balance, topUps int64
+	// holds are State.Holds as the update leaves them, and changed says which of them differ.
 	holds   []Reservation
-	changed map[string]bool
-	// termBegun is true once the update has begun a term.
-	termBegun bool
-	// made is the reservation that the update makes.
-	made *Reservation
+	changed []bool
+	// other is the reservation that the update makes, or changes without having found it among the holds.
+	other *Reservation
+	// recorded is true once the command has its own entry.
+	recorded bool
+	// repeated is true when the command has been done before, under whatever key.
+	repeated bool
+	// conversion is set when the account's side row was of the earlier form.
+	conversion *Conversion
+	// pseudonym is where the account is moved to; empty when it stays.
+	pseudonym string
 }
 
-func (r Rules) draft(s State, now time.Time) draft {
-	d := draft{rules: r, state: s, at: now.UTC().Truncate(time.Microsecond)}
-	if last := s.Account.LastReset; last != nil && d.at.Before(*last) {
-		d.at = *last // the clock stepped back: time does not (product.md §3.5)
+func (r Rules) draft(s State) draft {
+	d := draft{rules: r, state: s, at: s.Now.UTC().Truncate(time.Microsecond), account: s.Account}
+	d.account.clamp()
+	switch s.Account.SideRow {
+	case NoSideRow:
+		d.adopt()
+	case EarlierSideRow:
+		d.convert()
+	default:
+		d.balance, d.topUps = d.account.TokensRemaining, s.Account.TopUps
 	}
-	d.account = s.Account
-	d.account = d.account.adopt(d.allowance())
-	d.balance = d.account.TokensRemaining
-	if a := d.account; !s.Account.Adopted && (a.TokensRemaining != 0 || a.TokensUsed != 0) {
-		d.opening = &Entry{
-			Kind: KindOpening, Amount: a.TokensRemaining, BalanceAfter: a.TokensRemaining, UsedAfter: a.TokensUsed, CreatedAt: d.at,
+	if s.OpenCount != nil {
+		d.account.OpenReservations = *s.OpenCount
+	}
+	if len(s.Holds) > 0 {
+		d.holds, d.changed = slices.Clone(s.Holds), make([]bool, len(s.Holds))
+		for i := range d.holds {
+			d.conversion.Convert(&d.holds[i])
 		}
-	}
-	d.holds = byExpiry(s.Holds)
-	if len(d.holds) > 0 {
-		d.changed = map[string]bool{}
 	}
 	return d
 }
 
 // change is what the draft comes to.
 func (d *draft) change() Change {
-	c := Change{Account: d.account, Entries: d.entries}
-	var open []Reservation
-	for _, h := range d.holds {
-		if d.changed[h.ID] {
+	c := Change{Account: d.account, Entries: d.entries, Recorded: d.recorded, Repeated: d.repeated, Conversion: d.conversion, Pseudonym: d.pseudonym}
+	for i, h := range d.holds {
+		if d.changed[i] {
 			c.Reservations = append(c.Reservations, h)
 		}
-		if h.Status == ReservationOpen {
-			open = append(open, h)
-		}
 	}
-	if len(c.Reservations) > 0 {
-		c.Account.NextHoldExpiry = nil
-		if len(open) > 0 {
-			c.Account.NextHoldExpiry = &open[0].ExpiresAt
-		}
+	if d.other != nil {
+		c.Reservations = append(c.Reservations, *d.other)
 	}
-	if d.made != nil {
-		c.Reservations = append(c.Reservations, *d.made)
-		if next := c.Account.NextHoldExpiry; next == nil || d.made.ExpiresAt.Before(*next) {
-			c.Account.NextHoldExpiry = &d.made.ExpiresAt
-		}
+	c.SideRow = d.conversion != nil || !sameInstant(d.state.Account.NextHoldExpiry, d.account.NextHoldExpiry)
+	if !c.Empty() && d.opening != nil { // a hold of nothing adopts the account without an entry of its own
+		c.Entries = append([]Entry{*d.opening}, c.Entries...)
 	}
-	if !c.Empty() {
+	if len(c.Entries) > 0 || len(c.Reservations) > 0 || c.Pseudonym != "" {
 		c.Account.UpdatedAt = d.at
-		if d.opening != nil { // a hold of nothing adopts the account without an entry of its own
-			c.Entries = []Entry{*d.opening}
-		}
 	}
 	return c
 }
@@ -278,10 +209,30 @@ func (d *draft) record(e Entry) {
 	if d.opening != nil {
 		d.entries, d.opening = append(d.entries, *d.opening), nil
 	}
-	e.Amount = d.account.TokensRemaining - d.balance
-	e.BalanceAfter, e.UsedAfter, e.CreatedAt = d.account.TokensRemaining, d.account.TokensUsed, d.at
-	d.balance = d.account.TokensRemaining
-	d.entries = append(d.entries, e)
+	d.entries = append(d.entries, d.next(e))
+	d.balance, d.topUps = d.account.TokensRemaining, d.account.TopUps
+}
+
+// next completes an entry for what has changed in the account since the last one.
+func (d *draft) next(e Entry) Entry {
+	a := &d.account
+	topUps, period := a.TopUps-d.topUps, a.GrantedPeriod
+	e.Amount, e.TopUpsAmount, e.Period = a.TokensRemaining-d.balance, &topUps, &period
+	e.BalanceAfter, e.UsedAfter, e.CreatedAt = a.TokensRemaining, a.TokensUsed, d.at
+	return e
+}
+
+// recordCommand appends the command's own entry, which is its last.
+func (d *draft) recordCommand(c Command, e Entry) {
+	m := c.meta()
+	if e.Kind == "" {
+		e.Kind = c.Kind()
+	}
+	if m.IdempotencyKey != "" {
+		e.CommandHash = identityHash(c.identity())
+	}
+	d.record(m.entry(e))
+	d.recorded = true
 }
 
 func (d *draft) tier() TierInfo {
@@ -289,115 +240,118 @@ func (d *draft) tier() TierInfo {
 	return info
 }
 
+// allowance is what the tier grants: 0 for unlimited, undefined and unknown tiers.
 func (d *draft) allowance() int64 { return d.tier().Allowance }
 
-func (d *draft) resetDue() bool {
-	last := d.account.LastReset
-	return last == nil || d.rules.period(*last) < d.rules.period(d.at)
-}
+func (d *draft) resetDue() bool { return d.rules.period(d.at) > d.account.GrantedPeriod }
 
 func (d *draft) holdDue() bool {
 	next := d.account.NextHoldExpiry
 	return next != nil && !d.at.Before(*next)
 }
 
-// touch returns due holds, then begins the month's term: a hold that ran out is returned in the term it was in.
-func (d *draft) touch() error {
-	if err := d.expireHolds(); err != nil {
-		return err
+// touch returns due holds, then begins the month: a hold that ran out in the month before is returned in it.
+func (d *draft) touch() {
+	d.expireHolds()
+	if d.resetDue() {
+		d.reset()
 	}
-	if !d.resetDue() {
-		return nil
-	}
-	return d.beginTerm(Entry{Kind: KindMonthlyReset})
 }
 
-// expireHolds returns the holds that have run out, earliest first.
-func (d *draft) expireHolds() error {
+// expireHolds returns the holds that have run out, earliest first. Where there are more of them than the state has,
+// the account's next touches go on.
+func (d *draft) expireHolds() {
 	if !d.holdDue() {
-		return nil
-	}
-	if !d.state.HoldsLoaded {
-		return ErrHoldsNeeded
+		return
 	}
 	for i := range d.holds {
-		if h := &d.holds[i]; h.due(d.at) {
-			d.close(h, ReservationExpired, h.Tokens, Entry{Kind: KindExpire})
+		if d.holds[i].due(d.at) {
+			d.expireHold(i, Meta{})
 		}
 	}
-	return nil
+	d.boundExpiry()
 }
 
-// beginTerm grants the tier's allowance afresh; the old one lapses and top-ups stay (product.md §3.4). Top-ups that
-// are not in the balance were spent or are held: they are laid on the holds of the term that ends.
-func (d *draft) beginTerm(e Entry) error {
+// boundExpiry sets NextHoldExpiry right once all due holds of the state have been returned.
+func (d *draft) boundExpiry() {
 	a := &d.account
-	if a.NextHoldExpiry != nil && !d.state.HoldsLoaded {
-		return ErrHoldsNeeded
+	switch open := slices.IndexFunc(d.holds, func(h Reservation) bool { return h.Status == ReservationOpen }); {
+	case a.OpenReservations == 0:
+		a.NextHoldExpiry = nil
+	case open >= 0:
+		expiry := d.holds[open].ExpiresAt // of its own: the command may move that of the hold
+		a.NextHoldExpiry = &expiry
+	case d.state.MoreHolds:
+		// It stays due: those that are left have run out, or may have.
+	default:
+		a.NextHoldExpiry = d.state.NextExpiry
 	}
-	left := a.TopUpsLeft()
-	gone := a.TopUps - left
-	for i := range d.holds {
-		h := &d.holds[i]
-		if h.Status != ReservationOpen || h.Carried {
-			continue
-		}
-		h.Carried, h.TopUp = true, min(gone, h.Tokens)
-		gone -= h.TopUp
-		d.changed[h.ID] = true
+}
+
+// reset grants the tier's allowance for the month (rule 4): what is left of the old one lapses, top-ups stay, and those
+// that open reservations hold come back as such.
+func (d *draft) reset() {
+	a := &d.account
+	if d.conversion != nil { // what was carried so far is carried on
+		a.TopUpsUsed += a.CarriedTopUps
 	}
-	d.termBegun = true
-	a.TopUps = left
-	a.TokensUsed = 0
-	a.TokensRemaining = left + min(d.allowance(), MaxTokens-a.Reserved-left)
+	a.CarriedTopUps = min(a.Reserved, a.TopUpsUsed)
+	a.TopUpsUsed, a.AllowanceExcess, a.TokensUsed = 0, 0, 0
+	a.Allowance = min(d.allowance(), MaxTokens-a.Reserved-a.TopUps)
+	a.TokensRemaining = a.Allowance + a.TopUps
+	a.GrantedPeriod = d.rules.period(d.at)
 	at := d.at
 	a.LastReset = &at
-	d.record(e)
-	return nil
+	d.record(Entry{Kind: KindMonthlyReset})
 }
 
-// replay reports whether the command with this hash is the one already done under the update's key. Another command
-// under the same key is refused.
-func (d *draft) replay(hash []byte) (bool, error) {
-	prior := d.state.Prior
-	if prior == nil {
-		return false, nil
-	}
-	if !bytes.Equal(prior.CommandHash, hash) {
-		return false, ErrKeyReused
-	}
-	return true, nil
-}
-
-// mayspend refuses for an account that may not make requests whatever its balance (product.md §3.2).
-func (d *draft) mayspend() *Error {
+// spendRefusal is why the account may not spend, whatever its balance; nil if it may (rules 3 and 7).
+func (d *draft) spendRefusal() error {
+	a := &d.account
 	switch {
-	case !d.account.Active:
+	case !a.Active:
 		return ErrUserInactive
-	case !slices.Contains([]SubscriptionStatus{StatusActive, StatusTrialing}, d.account.SubscriptionStatus):
+	case a.SubscriptionStatus != StatusActive && a.SubscriptionStatus != StatusTrialing:
 		return ErrSubscriptionInactive
+	case d.lapsed():
+		return ErrSubscriptionLapsed
 	}
 	return nil
+}
+
+// lapsed reports whether the subscription should have been renewed by now.
+func (d *draft) lapsed() bool {
+	a := &d.account
+	if d.rules.Grace == nil || a.RenewalDate == nil || a.Tier == TierFree || d.tier().Unlimited {
+		return false
+	}
+	return !a.RenewalDate.Add(*d.rules.Grace).After(d.at)
+}
+
+// nextAllowance is when the next tokens come; nil where none will.
+func (d *draft) nextAllowance() *time.Time {
+	if d.allowance() == 0 {
+		return nil
+	}
+	next := d.rules.nextReset(d.at)
+	return &next
 }
 
 func (d *draft) shortage(required int64) error {
+	s := Shortage{TokensRemaining: d.account.TokensRemaining, TokensRequired: required, NextResetAt: d.nextAllowance()}
 	e := *ErrInsufficientTokens
-	e.Shortage = &Shortage{
-		TokensRemaining: d.account.TokensRemaining, TokensRequired: required, NextResetAt: d.rules.nextReset(d.at),
-	}
+	e.Shortage, e.Detail = &s, s.detail()
 	return &e
 }
 
-// entry fills in what the command carries beside its amounts.
-func (m Meta) entry(e Entry) Entry {
-	e.Metadata = m.Metadata
-	if m.IdempotencyKey != "" {
-		e.IdempotencyKey = &m.IdempotencyKey
+// detail says in words how many tokens are missing and when more come.
+func (s Shortage) detail() string {
+	text := fmt.Sprintf("Insufficient tokens: %d required, %d remaining, %d missing.",
+		s.TokensRequired, s.TokensRemaining, s.TokensRequired-s.TokensRemaining)
+	if s.NextResetAt != nil {
+		text += fmt.Sprintf(" The next monthly allowance comes at %s.", s.NextResetAt.UTC().Format(time.RFC3339))
 	}
-	if m.Actor != "" {
-		e.Actor = &m.Actor
-	}
-	return e
+	return text
 }
 
 func sameInstant(a, b *time.Time) bool {

@@ -1,6 +1,7 @@
 package user
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -32,24 +33,26 @@ type Observer interface {
 	Refusal(code Code)
 }
 
-// Receipt is the outcome of a command that may carry an idempotency key.
+// Receipt is the outcome of a command.
 type Receipt struct {
 	// Account is as the command left it. When Replayed, its two counters are those of the first time and its other
 	// fields as they are now.
 	Account Account
-	// Entry is the ledger entry of the command; nil when an unlimited account consumed.
+	// Entry is the ledger entry of the command; nil when it needed none.
 	Entry *Entry
-	// Replayed is true when the command had been done before under the same key.
+	// Replayed is true when the command had been done before.
 	Replayed bool
+	// LowBalance says that the balance is worth a warning; see [Rules.LowBalance].
+	LowBalance bool
 
 	reservations []Reservation
 }
 
-// reservation is the one of this id that the command made or changed; zero when it did neither.
+// reservation returns the reservation with this id that the command created or changed, or the zero value.
 func (r Receipt) reservation(id string) Reservation {
-	for _, made := range r.reservations {
-		if made.ID == id {
-			return made
+	for _, changed := range r.reservations {
+		if changed.ID == id {
+			return changed
 		}
 	}
 	return Reservation{}
@@ -58,119 +61,181 @@ func (r Receipt) reservation(id string) Reservation {
 // Tiers returns the catalogue in its order.
 func (s *Service) Tiers() []TierInfo { return s.Rules.Tiers.All() }
 
-// Create makes an account on the free tier; [ErrUserExists] when the id is taken.
-func (s *Service) Create(ctx context.Context, n NewAccount) (_ Account, err error) {
+// Create makes an account on the free tier; [ErrUserExists] when the id is taken, unless the same command made it under
+// the same key.
+func (s *Service) Create(ctx context.Context, n NewAccount) (_ Receipt, err error) {
 	ctx, end := s.begin(ctx, "create")
 	defer func() { end(err) }()
-	if problem := ValidateID(n.ID); problem != "" {
-		return Account{}, invalid("cognito_user_id", problem)
+	if problem := ValidateNewID(n.ID); problem != "" {
+		return Receipt{}, invalid("cognito_user_id", problem)
 	}
-	change := s.Rules.Open(n, s.now())
-	return change.Account, s.observe(change, s.Store.Create(ctx, change))
+	change, err := s.Store.Create(ctx, n.ID, func(st State) (Change, error) { return s.Rules.Open(st, n), nil })
+	if errors.Is(err, ErrUserExists) {
+		if n.IdempotencyKey != "" {
+			return s.Do(ctx, n.ID, n)
+		}
+		if gone := s.Exists(ctx, n.ID); errors.Is(gone, ErrBeingErased) {
+			err = gone
+		}
+	}
+	return s.receipt(change, nil), s.observe(change, err)
+}
+
+// Put sets what c gives on an account, and makes the account where there is none: created is true then, also when the
+// command is repeated under its key.
+func (s *Service) Put(ctx context.Context, id string, c PutProfile) (_ Receipt, created bool, err error) {
+	if missing := s.Exists(ctx, id); errors.Is(missing, ErrUserNotFound) && !errors.Is(missing, errErased) {
+		r, err := s.Create(ctx, NewAccount{ID: id, Username: c.Username, Email: c.Email, Meta: c.Meta, put: &c})
+		if !errors.Is(err, ErrUserExists) { // else somebody has made it meanwhile
+			return r, err == nil, err
+		}
+	}
+	r, err := s.Do(ctx, id, c)
+	return r, r.Entry != nil && r.Entry.Kind == KindOpening, err
+}
+
+// Exists returns [ErrUserNotFound] when there is no such account. Unlike [Service.Account] it changes nothing.
+func (s *Service) Exists(ctx context.Context, id string) error {
+	a, err := s.Store.Account(ctx, id)
+	if err == nil {
+		err = a.accessible()
+	}
+	return err
 }
 
 // Account reads an account, after the reset or the expiry that was due; [ErrUserNotFound] when there is none.
 func (s *Service) Account(ctx context.Context, id string) (Account, error) {
-	return s.account(ctx, id, s.now())
+	a, _, err := s.account(ctx, id)
+	return a, err
 }
 
-func (s *Service) account(ctx context.Context, id string, now time.Time) (_ Account, err error) {
+// account also returns the instant by which the account was judged.
+func (s *Service) account(ctx context.Context, id string) (_ Account, at time.Time, err error) {
 	ctx, end := s.begin(ctx, "account")
 	defer func() { end(err) }()
 	a, err := s.Store.Account(ctx, id)
+	if err == nil {
+		err = a.accessible()
+	}
 	if err != nil {
-		return Account{}, err
+		return Account{}, time.Time{}, err
 	}
-	a, stale := s.Rules.Read(a, now)
+	at = s.now()
+	a, stale := s.Rules.Read(a, at)
 	if !stale {
-		return a, nil
+		return a, at, nil
 	}
-	change, err := s.update(ctx, Ref{AccountID: id}, func(st State) (Change, error) {
-		return s.Rules.Touch(st, now)
+	change, err := s.update(ctx, s.Rules.Ref(id, Touch{}), func(st State) (Change, error) {
+		at = st.Now
+		return s.Rules.Apply(st, Touch{})
 	})
-	return change.Account, err
+	return change.Account, at, readError(err)
+}
+
+// readError is the error of a read, which has done nothing that its caller asked for, whatever became of the touch or of
+// the account that it made.
+func readError(err error) error {
+	if OutcomeOf(err) == OutcomeUnknown {
+		return ErrDatabaseUnavailable.Because(err)
+	}
+	return err
 }
 
 // GetOrCreate is Account for callers that meet a user for the first time: an unknown id becomes an account on the
 // free tier, one only however many ask at once.
 func (s *Service) GetOrCreate(ctx context.Context, id string) (Account, error) {
 	a, err := s.Account(ctx, id)
-	if !errors.Is(err, ErrUserNotFound) {
+	if !errors.Is(err, ErrUserNotFound) || errors.Is(err, errErased) {
 		return a, err
 	}
-	a, err = s.Create(ctx, NewAccount{ID: id})
+	r, err := s.Create(ctx, NewAccount{ID: id})
 	if errors.Is(err, ErrUserExists) {
 		return s.Account(ctx, id)
 	}
-	return a, err
+	return r.Account, readError(err)
 }
 
 // Status answers whether the user may make a request; [ErrUserNotFound] when there is none.
 func (s *Service) Status(ctx context.Context, id string) (Status, error) {
-	now := s.now()
-	a, err := s.account(ctx, id, now)
+	a, at, err := s.account(ctx, id)
 	if err != nil {
 		return Status{}, err
 	}
-	return s.Rules.Status(a, now), nil
+	return s.Rules.Status(a, at), nil
 }
 
-// Consume charges tokens; see [Rules.Consume].
-func (s *Service) Consume(ctx context.Context, id string, c Consume) (Receipt, error) {
-	return s.execute(ctx, Ref{AccountID: id, IdempotencyKey: c.IdempotencyKey}, KindConsume, func(st State, now time.Time) (Change, error) {
-		return s.Rules.Consume(st, c, now)
+// Do carries out a command that names no reservation. Refusals are those of the command, and [ErrKeyReused].
+func (s *Service) Do(ctx context.Context, id string, c Command) (_ Receipt, err error) {
+	ctx, end := s.begin(ctx, operation(c))
+	defer func() { end(err) }()
+	var prior *Entry
+	change, err := s.update(ctx, s.Rules.Ref(id, c), func(st State) (Change, error) {
+		prior = st.Prior
+		return s.Rules.Apply(st, c)
 	})
+	if err != nil {
+		return Receipt{}, err
+	}
+	return s.receipt(change, prior), nil
 }
 
-// AddTokens tops up; see [Rules.AddTokens].
-func (s *Service) AddTokens(ctx context.Context, id string, c AddTokens) (Receipt, error) {
-	return s.execute(ctx, Ref{AccountID: id, IdempotencyKey: c.IdempotencyKey}, KindTopUp, func(st State, now time.Time) (Change, error) {
-		return s.Rules.AddTokens(st, c, now)
-	})
+// receipt is the outcome of a command that was carried out; prior is the entry that was stored under its key.
+func (s *Service) receipt(change Change, prior *Entry) Receipt {
+	r := Receipt{Account: change.Account, Replayed: change.Repeated, reservations: change.Reservations}
+	if change.Recorded {
+		r.Entry = &change.Entries[len(change.Entries)-1]
+	} else if prior != nil {
+		r.replay(*prior)
+	}
+	r.LowBalance = s.Rules.LowBalance(r.Account)
+	return r
 }
 
-// Refund gives back a charge; see [Rules.Refund].
-func (s *Service) Refund(ctx context.Context, id string, c Refund) (Receipt, error) {
-	ref := Ref{AccountID: id, IdempotencyKey: c.IdempotencyKey, EntryID: c.EntryID}
-	return s.execute(ctx, ref, KindRefund, func(st State, now time.Time) (Change, error) {
-		return s.Rules.Refund(st, c, now)
-	})
+// replay makes the receipt that of the first time, which wrote the entry.
+func (r *Receipt) replay(e Entry) {
+	r.Entry = &e
+	r.Account.TokensRemaining, r.Account.TokensUsed = e.BalanceAfter, e.UsedAfter
 }
 
-// ChangeTier moves an account to a tier; see [Rules.ChangeTier].
-func (s *Service) ChangeTier(ctx context.Context, id string, c ChangeTier) (Account, error) {
-	r, err := s.execute(ctx, Ref{AccountID: id}, KindTierChange, func(st State, now time.Time) (Change, error) {
-		return s.Rules.ChangeTier(st, c, now)
-	})
-	return r.Account, err
+// operation names a command in traces.
+func operation(c Command) string { return cmp.Or(string(c.Kind()), "touch") }
+
+// Deactivate lets an account spend no more; see the command. It ends all open reservations, however many there are.
+func (s *Service) Deactivate(ctx context.Context, id string, c Deactivate) (Receipt, error) {
+	first, err := s.Do(ctx, id, c)
+	for left := first.Account.OpenReservations; err == nil && left > 0 && !first.Account.Active; {
+		c.IdempotencyKey = ""
+		var next Receipt
+		next, err = s.Do(ctx, id, c)
+		left = next.Account.OpenReservations
+	}
+	return first, err
 }
 
-// UpdateProfile changes what an account is beside its tokens; see [Rules.UpdateProfile].
-func (s *Service) UpdateProfile(ctx context.Context, id string, c UpdateProfile) (Account, error) {
-	r, err := s.execute(ctx, Ref{AccountID: id}, KindProfileChange, func(st State, now time.Time) (Change, error) {
-		return s.Rules.UpdateProfile(st, c, now)
-	})
-	return r.Account, err
-}
+// eraseWait is how long an erase is waited for; what is left then is done by FinishErases.
+const eraseWait = 2 * time.Second
 
-// Deactivate lets an account spend no more; see [Rules.Deactivate].
-func (s *Service) Deactivate(ctx context.Context, id, actor string) error {
-	_, err := s.execute(ctx, Ref{AccountID: id}, KindProfileChange, func(st State, now time.Time) (Change, error) {
-		return s.Rules.Deactivate(st, actor, now)
-	})
-	return err
-}
-
-// Erase removes all that leads to the person from an account; see [Rules.Erase]. The id is unknown afterwards.
-func (s *Service) Erase(ctx context.Context, id, actor string) error {
+// Erase removes all that leads to the person from an account; see the command. The id is unknown once it is done. When that
+// takes long, done is false and FinishErases goes on with it; until then the account is [ErrBeingErased] to all but a repeated
+// Erase.
+func (s *Service) Erase(ctx context.Context, id, actor string) (done bool, err error) {
 	random, err := uuid.NewRandom()
 	if err != nil {
-		return err
+		return false, err
 	}
-	_, err = s.execute(ctx, Ref{AccountID: id}, KindProfileChange, func(st State, now time.Time) (Change, error) {
-		return s.Rules.Erase(st, "erased-"+random.String(), actor, now)
-	})
-	return err
+	by := Meta{Actor: actor}
+	if _, err = s.Deactivate(ctx, id, Deactivate{by}); err == nil {
+		_, err = s.Do(ctx, id, Erase{erasedPrefix + random.String(), by})
+	}
+	if err != nil && !errors.Is(err, ErrBeingErased) {
+		return false, err
+	}
+	for until := s.now().Add(eraseWait); !done && s.now().Before(until); {
+		if done, err = s.Store.MoveErased(ctx, id); err != nil {
+			break // the account is marked: FinishErases goes on with it, and tells of failures
+		}
+	}
+	return done, nil
 }
 
 // Accounts reads a page of all accounts, by id. It touches none of them: a reset that is due shows with the account's
@@ -201,7 +266,7 @@ func (s *Service) Usage(ctx context.Context, id string, q UsageQuery) (_ UsageRe
 	ctx, end := s.begin(ctx, "usage")
 	defer func() { end(err) }()
 	now := s.now()
-	if _, err := s.account(ctx, id, now); err != nil {
+	if _, err := s.Account(ctx, id); err != nil {
 		return UsageReport{}, err
 	}
 	days, err := s.Rules.usageDays(q, now)
@@ -215,29 +280,6 @@ func (s *Service) Usage(ctx context.Context, id string, q UsageQuery) (_ UsageRe
 	bounds = append(bounds, s.Rules.dayStart(days[len(days)-1].AddDate(0, 0, 1).Date()))
 	sums, err := s.Store.Usage(ctx, id, bounds)
 	return UsageReport{Zone: s.Rules.ResetZone, Days: days, Sums: sums}, err
-}
-
-// execute runs one command whose own entry, the last it writes if it writes any, is of the given kind.
-func (s *Service) execute(ctx context.Context, ref Ref, kind EntryKind, rule func(State, time.Time) (Change, error)) (_ Receipt, err error) {
-	ctx, end := s.begin(ctx, string(kind))
-	defer func() { end(err) }()
-	now := s.now()
-	var prior *Entry
-	change, err := s.update(ctx, ref, func(st State) (Change, error) {
-		prior = st.Prior
-		return rule(st, now)
-	})
-	if err != nil {
-		return Receipt{}, err
-	}
-	r := Receipt{Account: change.Account, reservations: change.Reservations}
-	if prior != nil {
-		r.Entry, r.Replayed = prior, true
-		r.Account.TokensRemaining, r.Account.TokensUsed = prior.BalanceAfter, prior.UsedAfter
-	} else if n := len(change.Entries); n > 0 && change.Entries[n-1].Kind == kind {
-		r.Entry = &change.Entries[n-1]
-	}
-	return r, nil
 }
 
 // begin begins a span where there are any.

@@ -3,14 +3,15 @@ package user
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // MaxTokens is the largest amount of tokens that an account can hold, use or be granted: the columns are 32-bit
-// integers (product.md §3).
+// integers.
 const MaxTokens int64 = 1<<31 - 1
 
 // Tier is the name of a subscription tier. Rows may carry a name that is not in the catalogue; it is kept, shown
-// and grants nothing (product.md §2).
+// and grants nothing.
 type Tier string
 
 // The tiers of the catalogue.
@@ -41,7 +42,7 @@ type Catalogue struct {
 	tiers []TierInfo
 }
 
-// NewCatalogue returns the tiers of product.md §2 with the monthly allowances (tokens, 0 to MaxTokens) in overrides
+// NewCatalogue returns the tiers with the monthly allowances (tokens, 0 to MaxTokens) in overrides
 // replacing the built-in ones. It fails on a tier that does not exist and on an amount out of range.
 func NewCatalogue(overrides map[string]int64) (Catalogue, error) {
 	tiers := []TierInfo{
@@ -88,4 +89,15 @@ func (c Catalogue) Lookup(tier Tier) (TierInfo, bool) {
 		}
 	}
 	return TierInfo{Tier: tier, Name: string(tier), Description: "Tier that is not in the catalogue"}, false
+}
+
+// invalid is the refusal of a tier that the catalogue does not have; it lists those that it has.
+func (c Catalogue) invalid(tier Tier) error {
+	names := make([]string, len(c.tiers))
+	for i, t := range c.tiers {
+		names[i] = string(t.Tier)
+	}
+	e := *ErrInvalidTier
+	e.Detail = fmt.Sprintf("%.64q is not a tier: use one of %s.", string(tier), strings.Join(names, ", "))
+	return &e
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/viralpilot/user-management/internal/user"
 )
 
-func TestCatalogue(t *testing.T) {
+func TestCatalogue_OfTheTiers(t *testing.T) {
 	t.Parallel()
 	builtIn := []user.TierInfo{
 		{Tier: "admin", Name: "Admin", Unlimited: true, Defined: true, Description: "Administrator tier with unlimited tokens"},

@@ -24,7 +24,7 @@ type UsageReport struct {
 	Sums []Usage
 }
 
-// MaxUsageDays is the most days of one report (product.md §4).
+// MaxUsageDays is the most days of one report.
 const MaxUsageDays = 366
 
 // usageDays lists the days that q selects, or says what is wrong with it.

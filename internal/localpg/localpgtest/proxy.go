@@ -69,6 +69,8 @@ func (m Moment) matches(kind momentKind, sql string) bool {
 type Fault struct {
 	kind  faultKind
 	delay time.Duration
+	// What is answered in place of the message.
+	code, routine string
 }
 
 type faultKind int
@@ -82,6 +84,7 @@ const (
 	halfCloseClient
 	halfCloseServer
 	delay
+	refuse
 )
 
 var (
@@ -104,7 +107,13 @@ var (
 )
 
 // Delay holds the message, and what comes after it, for that long.
-func Delay(d time.Duration) Fault { return Fault{delay, d} }
+func Delay(d time.Duration) Fault { return Fault{kind: delay, delay: d} }
+
+// Refuse puts an error with this SQLSTATE, as from this routine of the server,
+// in the place of an answer, though what was asked for has been done.
+func Refuse(code, routine string) Fault {
+	return Fault{kind: refuse, code: code, routine: routine}
+}
 
 // Plan is a fault that is to happen some times.
 type Plan struct {
@@ -355,6 +364,10 @@ func (l *link) pass(w *way, m message, f *Fault) error {
 		err = l.toClient.end()
 	case halfCloseServer:
 		err = l.toServer.end()
+	case refuse:
+		text, err = (&pgproto3.ErrorResponse{
+			Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: f.code, Message: "refused by the proxy", Routine: f.routine,
+		}).Encode(nil)
 	case delay:
 		select {
 		case <-time.After(f.delay):

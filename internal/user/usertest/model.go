@@ -8,28 +8,47 @@ import (
 	"github.com/viralpilot/user-management/internal/user"
 )
 
-// model is one account in exact buckets. It keeps no balance and no tokens used: a term has what its allowance was
-// and what top-ups it had, and from these the allowance pays the term's charges first, then its holds; top-ups pay the
-// rest. So whatever comes back reaches the top-ups first.
+// model is one account in exact buckets. It knows what has gone out in the period (what was charged, and what holds of
+// the period hold) and what of that top-ups paid; the allowance paid the rest. What is left of the allowance, and with it
+// the balance, follows from the limit that is in force.
 //
 // A step is played on a clone that replaces the account only when the step wrote something, as an update does.
 type model struct {
 	rules user.Rules
-	// at is the instant of the step, which is never before the last reset.
-	at time.Time
+	at    time.Time
+	// maxHolds is how many holds one update returns.
+	maxHolds int
+	// known is how many entries there were before the step.
+	known int
 
-	// row has the columns that no bucket explains, and all of them until the account is adopted.
+	// row has the columns that no bucket explains, and all of them until the account is adopted or converted.
 	row user.Account
 
-	allowance int64 // granted to the term that runs, spent or not
-	topUps    int64 // owned when the term began, and those that came since
-	charged   int64 // to these two
-	elsewhere int64 // charged in this term to holds carried into it
-	begun     int   // the number of the entry that began the term
+	limit         int64 // the allowance in force
+	charged       int64 // to allowance and top-ups of this period and not refunded
+	paidByTopUps  int64 // of what has gone out in this period
+	topUps        int64 // left
+	carriedTopUps int64 // in holds of earlier periods
+	used          int64
+	granted       int
+
+	// largest is the largest allowance that was in force in this period, and only is true when there was but one from
+	// the period's start.
+	largest int64
+	only    bool
 
 	reservations []user.Reservation // all that ever were
 	entries      []user.Entry
-	wrote        bool
+	own          []int64 // what of each entry's charge was paid by its period's allowance and top-ups
+
+	// returned is how many due holds the update has returned, and told the top-ups that the ledger knows of.
+	returned int
+	told     int64
+
+	// earlier is what of open reservations only the earlier version knew; it is used by the conversion.
+	earlier    user.EarlierHolds
+	converting bool
+	wrote      bool
 }
 
 // outcome is what a caller must get to see of a step.
@@ -44,33 +63,31 @@ type outcome struct {
 	// reservation is the one that is answered with; nil for none.
 	reservation *user.Reservation
 	replayed    bool
+	low         bool
 	// status is the answer to a Read.
 	status *user.Status
 	// after is what must be stored then.
 	after model
 }
 
-// open makes the account that Rules.Open must make.
-func (m *model) open() {
-	m.row.Adopted = true
-	m.allowance = m.tier().Allowance
-	if m.allowance > 0 {
-		m.record(user.Entry{Kind: user.KindOpening})
-	}
-	m.wrote = false
-}
-
 // do plays one step.
 func (m *model) do(s Step) outcome {
 	d := m.clone()
-	d.rules, d.at = s.Rules, s.At.UTC().Truncate(time.Microsecond)
-	if last := d.row.LastReset; last != nil && last.After(d.at) {
-		d.at = *last
+	d.rules, d.at, d.known = s.Rules, s.At.UTC().Truncate(time.Microsecond), len(d.entries)
+	var o outcome
+	switch c := s.Command.(type) {
+	case Replace:
+		o = d.replace(c)
+	case Reconcile:
+		o = d.reconcile(c)
+	default:
+		if o.refusal = d.unacceptable(c); o.refusal == "" {
+			d.begin()
+			o = d.play(c)
+		}
 	}
-	if !d.row.Adopted {
-		d.adopt()
-	}
-	o := d.play(s.Command)
+	d.converting = false
+	o.low = d.low(o.answer)
 	if d.wrote {
 		d.wrote = false
 		*m = d
@@ -82,366 +99,267 @@ func (m *model) do(s Step) outcome {
 func (m *model) clone() model {
 	c := *m
 	c.reservations = slices.Clone(m.reservations)
-	c.entries = slices.Clip(m.entries)
+	c.entries, c.own = slices.Clip(m.entries), slices.Clip(m.own)
 	return c
+}
+
+// begin brings an account of an earlier form into this one.
+func (m *model) begin() {
+	switch m.row.SideRow {
+	case user.NoSideRow:
+		m.adopt()
+	case user.EarlierSideRow:
+		m.convert()
+	}
+}
+
+// open makes the account that the service must make.
+func (m *model) open(by user.Command) {
+	m.row = user.Account{
+		Tier: user.TierFree, SubscriptionStatus: user.StatusActive, Active: true, LastReset: m.instant(), SideRow: user.CurrentSideRow,
+	}
+	switch c := by.(type) {
+	case user.NewAccount:
+		m.row.Username, m.row.Email = c.Username, c.Email
+	case user.PutProfile:
+		m.row.Username, m.row.Email = c.Username, c.Email
+	}
+	m.granted = month(m.at, m.rules.ResetZone)
+	m.grant(m.tier().Allowance)
+	if m.limit > 0 || len(m.entries) > 0 || meta(by).IdempotencyKey != "" {
+		m.recordCommand(by, user.Entry{Kind: user.KindOpening})
+	}
+}
+
+// instant is that of the step.
+func (m *model) instant() *time.Time {
+	at := m.at
+	return &at
+}
+
+// grant begins a period with an allowance.
+func (m *model) grant(allowance int64) {
+	m.limit, m.charged, m.paidByTopUps, m.used = allowance, 0, 0, 0
+	m.largest, m.only = allowance, true
 }
 
 // adopt fills the buckets of a row without side row: what the allowance does not explain of its balance are top-ups.
 func (m *model) adopt() {
-	balance := max(m.row.TokensRemaining, 0)
-	m.row.Adopted = true
-	m.topUps = max(0, balance-m.tier().Allowance)
-	m.charged = min(max(m.row.TokensUsed, 0), user.MaxTokens-balance)
-	m.allowance = balance - m.topUps + m.charged
-	if balance > 0 || m.charged > 0 {
+	m.row.SideRow = user.CurrentSideRow
+	m.fill(m.row.TokensRemaining, m.row.TokensUsed)
+	m.granted = m.lastGranted()
+	if m.balance() > 0 || m.used > 0 || len(m.entries) > 0 {
 		wrote := m.wrote
 		m.record(user.Entry{Kind: user.KindOpening})
 		m.wrote = wrote // an adoption waits for the first change
 	}
 }
 
-func (m *model) play(command any) outcome {
-	switch c := command.(type) {
-	case user.Consume:
-		return m.consume(c)
-	case user.AddTokens:
-		return m.addTokens(c)
-	case user.ChangeTier:
-		return m.changeTier(c)
-	case Read:
-		return m.read()
-	case Touch:
-		m.touch()
-	case user.Reserve:
-		return m.reserve(c)
-	case user.Settle:
-		return m.settle(c)
-	case user.Release:
-		return m.release(c)
-	case user.Refund:
-		return m.refund(c)
-	case SetStatus:
-		m.touch()
-		m.setStatus(c)
-	case Deactivate:
-		m.touch()
-		for _, h := range m.holds() {
-			m.close(h, user.ReservationReleased, h.Tokens)
-			m.explainClosing(h, user.Entry{Kind: user.KindRelease})
+// fill makes buckets of a balance and of used tokens of which nobody knows where they come from.
+func (m *model) fill(balance, used int64) {
+	balance = min(max(balance, 0), user.MaxTokens-m.held())
+	used = min(max(used, 0), user.MaxTokens-m.held()-balance)
+	m.topUps = max(0, balance-m.tier().Allowance)
+	left := balance - m.topUps
+	m.limit = max(m.tier().Allowance, left)
+	m.paidByTopUps, m.carriedTopUps = 0, 0
+	m.charged = m.limit - left - m.heldOfPeriod()
+	m.used = used
+	m.largest, m.only = m.limit, false
+}
+
+// convert fills the buckets of a side row of the earlier form (rule 15).
+func (m *model) convert() {
+	owned, balance := m.row.TopUps, m.row.TokensRemaining
+	m.row.SideRow = user.CurrentSideRow
+	m.granted = m.lastGranted()
+	m.topUps = min(owned, balance)
+	m.paidByTopUps = owned - m.topUps
+	m.carriedTopUps = m.earlier.CarriedTopUps
+	left := balance - m.topUps
+	m.limit = max(m.tier().Allowance, left+max(0, m.earlier.Own-m.paidByTopUps))
+	m.charged = m.limit - left + m.paidByTopUps - m.earlier.Own
+	m.used = m.row.TokensUsed
+	m.largest, m.only = m.limit, false
+	m.told = m.topUps
+	m.datePeriods()
+	m.converting, m.wrote = true, true
+}
+
+// datePeriods tells the reservations of the earlier version in which period they were made.
+func (m *model) datePeriods() {
+	for i := range m.reservations {
+		if r := &m.reservations[i]; r.Period == user.PeriodOfConversion {
+			r.Period = m.granted
 		}
-		m.setStatus(SetStatus{false, m.row.SubscriptionStatus})
-	}
-	return m.accepted()
-}
-
-func (m *model) setStatus(c SetStatus) {
-	if c != (SetStatus{m.row.Active, m.row.SubscriptionStatus}) {
-		m.row.Active, m.row.SubscriptionStatus = c.Active, c.Status
-		m.record(user.Entry{Kind: user.KindProfileChange})
 	}
 }
 
-func (m *model) consume(c user.Consume) outcome {
-	if c.Tokens < 1 || c.Tokens > user.MaxTokens {
-		return outcome{refusal: user.CodeValidation}
+func (m *model) lastGranted() int {
+	if m.row.LastReset == nil {
+		return 0
 	}
-	if m.monthIsOver() {
-		m.touch()
-	}
-	if o, done := m.replay(c); done {
-		return o
-	}
-	if barred := m.barred(); barred != "" {
-		return outcome{refusal: barred}
-	}
-	if m.tier().Unlimited {
-		return m.accepted()
-	}
-	if c.Tokens > m.balance() {
-		m.expire()
-	}
-	if c.Tokens > m.balance() {
-		return m.short(c.Tokens)
-	}
-	m.charged += c.Tokens
-	return m.keyed(c, user.Entry{Kind: user.KindConsume, TokensCharged: c.Tokens})
+	return min(month(*m.row.LastReset, m.rules.ResetZone), month(m.at, m.rules.ResetZone))
 }
 
-func (m *model) addTokens(c user.AddTokens) outcome {
-	if c.Tokens < 1 || c.Tokens > user.MaxTokens {
-		return outcome{refusal: user.CodeValidation}
+func (m *model) replace(c Replace) outcome {
+	m.reservations = nil
+	m.earlier = user.EarlierHolds{}
+	m.topUps, m.carriedTopUps = 0, 0
+	if slices.ContainsFunc(m.entries, func(e user.Entry) bool { return e.TopUpsAmount == nil }) {
+		m.told = 0
 	}
-	m.touch()
-	if o, done := m.replay(c); done {
-		return o
-	}
-	if c.Tokens > m.room() {
-		return outcome{refusal: user.CodeBalanceOverflow}
-	}
-	m.topUps += c.Tokens
-	return m.keyed(c, user.Entry{Kind: user.KindTopUp})
-}
-
-func (m *model) changeTier(c user.ChangeTier) outcome {
-	m.touch()
-	if _, known := m.rules.Tiers.Lookup(c.Tier); !known {
-		return outcome{refusal: user.CodeInvalidTier}
-	}
-	renewed := at(c.RenewalDate) != at(m.row.RenewalDate)
-	m.row.RenewalDate = c.RenewalDate
-	switch {
-	case c.Tier != m.row.Tier:
-		m.row.Tier = c.Tier
-		m.beginTerm(user.KindTierChange)
-	case renewed:
-		m.record(user.Entry{Kind: user.KindProfileChange})
-	}
-	return m.accepted()
-}
-
-// read leaves a reset unwritten that would change nothing.
-func (m *model) read() outcome {
-	holds := m.holds()
-	changesNothing := m.tier().Allowance == 0 && m.used() == 0 && len(holds) == 0 && m.balance() == m.topUpsLeft()
-	if !changesNothing {
-		m.touch()
-	}
-	o := m.accepted()
-	reason := m.barred()
-	if reason == "" && !m.tier().Unlimited && m.balance() == 0 {
-		reason = user.CodeInsufficientTokens
-	}
-	o.status = &user.Status{Account: o.answer, Tier: m.tier(), Reason: reason, NextResetAt: monthEnd(m.at, m.rules.ResetZone)}
-	return o
-}
-
-func (m *model) reserve(c user.Reserve) outcome {
-	if c.Tokens < 1 || c.Tokens > user.MaxTokens || c.TTL < time.Second || c.TTL > 24*time.Hour {
-		return outcome{refusal: user.CodeValidation}
-	}
-	m.touch()
-	if o, done := m.replay(c); done {
-		return o
-	}
-	if barred := m.barred(); barred != "" {
-		return outcome{refusal: barred}
-	}
-	hold := user.Reservation{ID: c.ReservationID, Status: user.ReservationOpen, CreatedAt: m.at, ExpiresAt: m.at.Add(c.TTL)}
-	if m.tier().Unlimited {
-		m.reservations = append(m.reservations, hold)
-		m.wrote = true
-		o := m.accepted()
-		o.reservation = &hold
-		return o
-	}
-	if c.Tokens > m.balance() {
-		return m.short(c.Tokens)
-	}
-	hold.Tokens = c.Tokens
-	m.reservations = append(m.reservations, hold)
-	return m.keyed(c, user.Entry{Kind: user.KindReserve, ReservationID: &hold.ID})
-}
-
-func (m *model) settle(c user.Settle) outcome {
-	if c.TokensUsed < 0 || c.TokensUsed > user.MaxTokens {
-		return outcome{refusal: user.CodeValidation}
-	}
-	m.touch()
-	h := m.reservation(c.ReservationID)
-	if h == nil || h.Status != user.ReservationOpen {
-		return m.closed(h, h != nil && h.Status == user.ReservationSettled && *h.TokensUsed == c.TokensUsed)
-	}
-	cost := c.TokensUsed
-	if h.Tokens == 0 {
-		cost = 0 // it was made while unlimited
-	}
-	h.TokensUsed = &c.TokensUsed
-	fromHold := min(cost, h.Tokens)
-	m.close(h, user.ReservationSettled, h.Tokens-fromHold)
-	if h.Carried {
-		m.elsewhere += fromHold
+	if c.Row == nil {
+		m.open(c.By)
 	} else {
-		m.charged += fromHold
-	}
-	h.Charged = fromHold
-	if excess := cost - fromHold; excess > 0 && !m.tier().Unlimited {
-		taken := min(excess, m.balance())
-		m.charged += taken
-		h.Charged += taken
-		h.Shortfall = excess - taken
-	}
-	return m.explainClosing(h, user.Entry{Kind: user.KindSettle, TokensCharged: h.Charged})
-}
-
-func (m *model) release(c user.Release) outcome {
-	m.touch()
-	h := m.reservation(c.ReservationID)
-	if h == nil || h.Status != user.ReservationOpen {
-		return m.closed(h, h != nil && h.Status == user.ReservationReleased)
-	}
-	m.close(h, user.ReservationReleased, h.Tokens)
-	return m.explainClosing(h, user.Entry{Kind: user.KindRelease})
-}
-
-// closed answers a command on a reservation that is not open; repeated says that it was closed by the same one.
-func (m *model) closed(h *user.Reservation, repeated bool) outcome {
-	switch {
-	case h == nil:
-		return outcome{refusal: user.CodeReservationNotFound}
-	case h.Status == user.ReservationExpired:
-		return outcome{refusal: user.CodeReservationExpired}
-	case !repeated:
-		return outcome{refusal: user.CodeReservationClosed}
-	}
-	for i, e := range slices.Backward(m.entries) {
-		if e.ReservationID != nil && *e.ReservationID == h.ID {
-			o := m.first(i + 1)
-			o.reservation = h
-			return o
-		}
-	}
-	o := m.accepted()
-	o.reservation = h
-	return o
-}
-
-// refund takes the number of an entry for its id.
-func (m *model) refund(c user.Refund) outcome {
-	if c.Tokens < 0 || c.Tokens > user.MaxTokens {
-		return outcome{refusal: user.CodeValidation}
-	}
-	m.touch()
-	if c.EntryID < 1 || c.EntryID > int64(len(m.entries)) {
-		return outcome{refusal: user.CodeEntryNotFound}
-	}
-	if o, done := m.replay(c); done {
-		return o
-	}
-	left, n := m.refundable(c.EntryID), c.Tokens
-	if n == 0 {
-		n = left
-	}
-	switch charge := m.entries[c.EntryID-1]; {
-	case n > left || left == 0:
-		return outcome{refusal: user.CodeRefundExceedsCharge}
-	case c.EntryID <= int64(m.begun):
-		if n > m.room() {
-			return outcome{refusal: user.CodeBalanceOverflow}
-		}
-		m.topUps += n
-	default:
-		fromHold := min(n, m.refundableToHold(charge, left))
-		m.elsewhere -= fromHold
-		m.topUps += fromHold
-		m.charged -= n - fromHold
-	}
-	return m.keyed(c, user.Entry{Kind: user.KindRefund, RefundedEntryID: &c.EntryID})
-}
-
-// refundableToHold is the part of what is left of a charge that a carried hold paid, which comes back as a top-up; it
-// comes back before the part that the present term paid.
-func (m *model) refundableToHold(charge user.Entry, left int64) int64 {
-	if charge.ReservationID == nil {
-		return 0
-	}
-	h := m.reservation(*charge.ReservationID)
-	if !h.Carried {
-		return 0
-	}
-	return max(0, left-max(0, h.Charged-h.Tokens))
-}
-
-// refundable is what is left of the charge of an entry.
-func (m *model) refundable(number int64) int64 {
-	left := m.entries[number-1].TokensCharged
-	for _, e := range m.entries {
-		if e.RefundedEntryID != nil && *e.RefundedEntryID == number {
-			left -= e.Amount
-		}
-	}
-	return left
-}
-
-// touch returns what due holds held, then begins the month's term, once.
-func (m *model) touch() {
-	m.expire()
-	if m.monthIsOver() {
-		m.beginTerm(user.KindMonthlyReset)
-	}
-}
-
-// expire returns due holds.
-func (m *model) expire() {
-	for _, h := range m.holds() {
-		if !m.at.Before(h.ExpiresAt) {
-			m.close(h, user.ReservationExpired, h.Tokens)
-			m.explainClosing(h, user.Entry{Kind: user.KindExpire})
-		}
-	}
-}
-
-// close ends a hold, of which the rest was not charged. One of this term frees the buckets that it was paid from. Of a
-// carried one only the top-ups come back, as tokens of the present term; the allowance in it lapsed.
-func (m *model) close(h *user.Reservation, status user.ReservationStatus, rest int64) {
-	h.Status, h.ClosedAt, h.Returned = status, &m.at, rest
-	if h.Carried {
-		h.Returned = min(h.TopUp, rest)
-		m.topUps += h.Returned
+		m.row = *c.Row
 	}
 	m.wrote = true
+	return m.accepted()
 }
 
-// explainClosing answers for a closed hold; one that held nothing needs no entry.
-func (m *model) explainClosing(h *user.Reservation, e user.Entry) outcome {
-	o := m.accepted()
-	if h.Tokens > 0 {
-		e.ReservationID = &h.ID
-		m.record(e)
-		o = m.acceptedBy(len(m.entries))
+// reconcile takes the counters as they have been set by hand. Where nothing has been, the books agree.
+func (m *model) reconcile(c Reconcile) outcome {
+	if m.row.SideRow == user.CurrentSideRow && (!c.Edited || c.Remaining == m.balance() && c.Used == m.used) {
+		return m.accepted()
 	}
-	o.reservation = h
+	balance, used := m.row.TokensRemaining, m.row.TokensUsed
+	if m.row.SideRow == user.CurrentSideRow {
+		balance, used = m.balance(), m.used
+	} else {
+		m.granted = m.lastGranted()
+		m.datePeriods()
+	}
+	if c.Edited {
+		balance, used = c.Remaining, c.Used
+	}
+	m.row.SideRow = user.CurrentSideRow
+	m.fill(balance, used)
+	m.record(user.Entry{Kind: user.KindOpening})
+	return m.accepted()
+}
+
+// play touches the account and carries a command out.
+func (m *model) play(command any) outcome {
+	if _, ok := command.(Read); ok {
+		return m.read()
+	}
+	m.touch()
+	if refusal := m.missing(command); refusal != "" {
+		return outcome{refusal: refusal}
+	}
+	if o, done := m.replay(command); done {
+		if _, ok := command.(user.Deactivate); ok && o.refusal == "" && !m.row.Active {
+			m.endRest(command) // the first time may not have come that far
+		}
+		return o
+	}
+	before := len(m.entries)
+	o := m.carryOut(command)
+	if o.refusal == "" && !o.replayed && o.entry == 0 && meta(command).IdempotencyKey != "" {
+		o.entry = m.recordCommand(command, user.Entry{Kind: command.(user.Command).Kind(), ReservationID: id(o.reservation)})
+		if _, ok := command.(user.Deactivate); !ok && len(m.entries) != before+1 {
+			panic("a command wrote two entries")
+		}
+	}
+	if _, ok := command.(user.Deactivate); ok {
+		m.endRest(command)
+	}
 	return o
 }
 
-// beginTerm takes what top-ups paid out of their bucket for good: what they paid for charges is spent, what they paid
-// for holds goes with the holds, the earliest expiry first.
-func (m *model) beginTerm(kind user.EntryKind) {
-	paid := m.paidByTopUps()
-	inHolds := paid - max(0, m.charged-m.allowance)
-	for _, h := range m.holds() {
-		if !h.Carried {
-			h.Carried, h.TopUp = true, min(inHolds, h.Tokens)
-			inHolds -= h.TopUp
-		}
+// endRest ends the holds that an update has left open. The service goes on until there is none; its answer is that of
+// the first update.
+func (m *model) endRest(deactivate any) {
+	for m.endSome(meta(deactivate)) {
 	}
-	m.topUps -= paid
-	m.charged, m.elsewhere = 0, 0
-	m.allowance = 0 // so that room is what top-ups and holds leave
-	m.allowance = min(m.tier().Allowance, m.room())
-	m.row.LastReset = &m.at
-	m.record(user.Entry{Kind: kind})
-	m.begun = len(m.entries)
 }
 
-// keyed accepts a command that may carry a key, with the entry that keeps it.
-func (m *model) keyed(command any, e user.Entry) outcome {
-	e.IdempotencyKey, e.CommandHash = optional(key(command)), []byte(identity(command))
-	m.record(e)
-	return m.acceptedBy(len(m.entries))
+func id(r *user.Reservation) *string {
+	if r == nil {
+		return nil
+	}
+	return &r.ID
+}
+
+// unacceptable refuses what no account could accept.
+func (m *model) unacceptable(command any) user.Code {
+	amount := int64(1)
+	hold := time.Second
+	switch c := command.(type) {
+	case user.Consume:
+		amount = cmp.Or(c.Tokens, 1)
+	case user.AddTokens:
+		amount = c.Tokens
+	case user.Refund:
+		amount = cmp.Or(c.Tokens, 1)
+	case user.Settle:
+		amount = c.TokensUsed
+		if amount == 0 {
+			amount = 1
+		}
+	case user.Reserve:
+		amount, hold = c.Tokens, cmp.Or(c.TTL, 10*time.Minute)
+	case user.Extend:
+		hold = c.TTL
+	case user.ChangeTier:
+		if _, known := m.rules.Tiers.Lookup(c.Tier); !known {
+			return user.CodeInvalidTier
+		}
+	case user.NewAccount:
+		if c.IdempotencyKey == "" {
+			return user.CodeUserExists
+		}
+	case user.UpdateProfile:
+		if c.SubscriptionStatus != nil && !slices.Contains(statuses, *c.SubscriptionStatus) {
+			return user.CodeValidation
+		}
+	}
+	if amount < 1 || amount > user.MaxTokens || hold < time.Second || hold > 24*time.Hour {
+		return user.CodeValidation
+	}
+	return ""
+}
+
+// missing refuses a command that names what is not there.
+func (m *model) missing(command any) user.Code {
+	var reservation string
+	switch c := command.(type) {
+	case user.Refund:
+		if c.EntryID < 1 || c.EntryID > int64(m.known) {
+			return user.CodeEntryNotFound
+		}
+		return ""
+	case user.Extend:
+		reservation = c.ReservationID
+	case user.Settle:
+		reservation = c.ReservationID
+	case user.Release:
+		reservation = c.ReservationID
+	default:
+		return ""
+	}
+	if m.reservation(reservation) == nil {
+		return user.CodeReservationNotFound
+	}
+	return ""
 }
 
 // replay answers a command whose key was used before.
 func (m *model) replay(command any) (o outcome, done bool) {
+	key := meta(command).IdempotencyKey
 	for i, e := range m.entries {
-		if e.IdempotencyKey == nil || *e.IdempotencyKey != key(command) {
+		if key == "" || e.IdempotencyKey == nil || *e.IdempotencyKey != key {
 			continue
 		}
-		if string(e.CommandHash) != identity(command) {
+		wrote := string(e.CommandHash) == identity(command)
+		if e.Period == nil {
+			wrote = string(e.CommandHash) == afterDefaults(command)
+		}
+		if !wrote {
 			return outcome{refusal: user.CodeKeyReused}, true
 		}
-		o = m.first(i + 1)
-		o.replayed = true
-		return o, true
+		return m.first(i + 1), true
 	}
 	return o, false
 }
@@ -449,8 +367,285 @@ func (m *model) replay(command any) (o outcome, done bool) {
 // first answers a repeated command with what its entry says of the first time.
 func (m *model) first(entry int) outcome {
 	o := m.acceptedBy(entry)
+	o.replayed = true
 	o.answer.TokensRemaining, o.answer.TokensUsed = m.entries[entry-1].BalanceAfter, m.entries[entry-1].UsedAfter
 	return o
+}
+
+func (m *model) carryOut(command any) outcome {
+	switch c := command.(type) {
+	case user.Consume:
+		return m.consume(c)
+	case user.AddTokens:
+		return m.addTokens(c)
+	case user.ChangeTier:
+		return m.changeTier(c)
+	case user.Reserve:
+		return m.reserve(c)
+	case user.Extend:
+		return m.extend(c)
+	case user.Settle:
+		return m.settle(c)
+	case user.Release:
+		return m.release(c)
+	case user.Refund:
+		return m.refund(c)
+	case user.UpdateProfile:
+		return m.setProfile(c, c)
+	case user.PutProfile:
+		return m.setProfile(c, user.UpdateProfile{Username: c.Username, Email: c.Email, SetUsername: c.SetUsername, SetEmail: c.SetEmail})
+	case user.NewAccount:
+		return outcome{refusal: user.CodeUserExists}
+	case user.Deactivate:
+		return m.deactivate(c)
+	}
+	return m.accepted()
+}
+
+func (m *model) consume(c user.Consume) outcome {
+	n := cmp.Or(c.Tokens, 1)
+	if barred := m.barred(); barred != "" {
+		return outcome{refusal: barred}
+	}
+	if m.tier().Unlimited {
+		return m.accepted()
+	}
+	if n > m.balance() {
+		return m.short(n)
+	}
+	m.charge(n)
+	return m.keyed(c, user.Entry{Kind: user.KindConsume, TokensCharged: n}, n)
+}
+
+// charge takes tokens out of the period's buckets for good.
+func (m *model) charge(n int64) {
+	m.take(n)
+	m.charged += n
+	m.used += n
+}
+
+func (m *model) addTokens(c user.AddTokens) outcome {
+	if c.Tokens > m.room() {
+		return outcome{refusal: user.CodeBalanceOverflow}
+	}
+	m.topUps += c.Tokens
+	return m.keyed(c, user.Entry{Kind: user.KindTopUp}, 0)
+}
+
+func (m *model) changeTier(c user.ChangeTier) outcome {
+	changes := user.Changes{}
+	kind := user.KindProfileChange
+	if c.Tier != m.row.Tier {
+		kind = user.KindTierChange
+		changes["subscription_tier"] = user.FieldChange{From: m.row.Tier, To: c.Tier}
+		m.row.Tier = c.Tier
+		m.limitTo(m.tier().Allowance)
+	}
+	if at(c.RenewalDate) != at(m.row.RenewalDate) {
+		changes["subscription_renewal_date"] = user.FieldChange{}
+		m.row.RenewalDate = c.RenewalDate
+	}
+	if len(changes) == 0 {
+		return m.accepted()
+	}
+	return m.keyed(c, user.Entry{Kind: kind, Changes: changes}, 0)
+}
+
+// limitTo puts another allowance in force within a period, or as much of it as fits 32 bits.
+func (m *model) limitTo(allowance int64) {
+	fits := m.paidByAllowance() + user.MaxTokens - m.topUps - m.held() - m.used
+	if allowance > m.paidByAllowance() {
+		allowance = min(allowance, fits)
+	}
+	m.limit = allowance
+	m.largest, m.only = max(m.largest, allowance), false
+}
+
+// read leaves a reset unwritten that would change nothing, on a tier without an allowance.
+func (m *model) read() outcome {
+	counters := func() [9]int64 {
+		a := m.account()
+		return [...]int64{
+			a.TokensRemaining, a.TokensUsed, a.TopUps, a.TopUpsUsed, a.Allowance, a.AllowanceExcess, a.CarriedTopUps, a.Reserved,
+			a.OpenReservations,
+		}
+	}
+	before, entries := counters(), len(m.entries)
+	unread := m.clone()
+	m.touch()
+	if before == counters() && len(m.entries) == entries+1 && m.entries[entries].Kind == user.KindMonthlyReset &&
+		m.tier().Allowance == 0 && m.held() == 0 && !m.converting {
+		*m = unread
+	}
+	o := m.accepted()
+	reason := m.barred()
+	if reason == "" && !m.tier().Unlimited && m.balance() == 0 {
+		reason = user.CodeInsufficientTokens
+	}
+	o.status = &user.Status{Account: o.answer, Tier: m.tier(), Reason: reason, LowBalance: m.low(o.answer), NextResetAt: m.nextAllowance()}
+	return o
+}
+
+func (m *model) refund(c user.Refund) outcome {
+	charge, left := m.entries[c.EntryID-1], m.refundable(c.EntryID)
+	n := cmp.Or(c.Tokens, left)
+	switch {
+	case m.at.After(charge.CreatedAt.Add(m.rules.RefundMaxAge)):
+		return outcome{refusal: user.CodeRefundTooLate}
+	case n > left || left == 0:
+		return outcome{refusal: user.CodeRefundExceedsCharge}
+	}
+	ofPeriod := int64(0)
+	if m.chargedInPeriod(c.EntryID) {
+		ofPeriod = min(n, m.used)
+	}
+	if n-ofPeriod > m.room() {
+		return outcome{refusal: user.CodeBalanceOverflow}
+	}
+	own := min(ofPeriod, max(0, m.own[c.EntryID-1]-(charge.TokensCharged-left)))
+	m.used -= ofPeriod
+	m.charged -= own
+	m.giveBack(own)
+	m.topUps += n - own
+	return m.keyed(c, user.Entry{Kind: user.KindRefund, RefundedEntryID: &c.EntryID, TokensRefunded: n}, 0)
+}
+
+// refundable is what is left of the charge of an entry.
+func (m *model) refundable(number int64) int64 {
+	left := m.entries[number-1].TokensCharged
+	for _, e := range m.entries {
+		if e.RefundedEntryID != nil && *e.RefundedEntryID == number {
+			left -= e.TokensRefunded
+		}
+	}
+	return left
+}
+
+// chargedInPeriod reports whether the charge of an entry is of the period that runs (rule 10).
+func (m *model) chargedInPeriod(number int64) bool {
+	charge := m.entries[number-1]
+	for _, e := range m.entries[number:] {
+		switch {
+		case e.Kind == user.KindOpening,
+			charge.Period == nil && e.Kind == user.KindMonthlyReset,
+			charge.Period == nil && e.Kind == user.KindTierChange && e.Period == nil:
+			return false
+		}
+	}
+	return charge.Period == nil || *charge.Period == m.granted
+}
+
+// setProfile changes the profile as c says; the command is the one that is recorded.
+func (m *model) setProfile(command any, c user.UpdateProfile) outcome {
+	changes := user.Changes{}
+	if c.SetUsername && text(c.Username) != text(m.row.Username) {
+		m.row.Username, changes["username"] = c.Username, user.FieldChange{}
+	}
+	if c.SetEmail && text(c.Email) != text(m.row.Email) {
+		m.row.Email, changes["email"] = c.Email, user.FieldChange{}
+	}
+	if s := c.SubscriptionStatus; s != nil && *s != m.row.SubscriptionStatus {
+		changes["subscription_status"] = user.FieldChange{From: m.row.SubscriptionStatus, To: *s}
+		m.row.SubscriptionStatus = *s
+	}
+	if c.Active != nil && *c.Active != m.row.Active {
+		changes["is_active"] = user.FieldChange{From: m.row.Active, To: *c.Active}
+		m.row.Active = *c.Active
+	}
+	if len(changes) == 0 {
+		return m.accepted()
+	}
+	return m.keyed(command, user.Entry{Kind: user.KindProfileChange, Changes: changes}, 0)
+}
+
+// touch returns due holds, then begins the month, once.
+func (m *model) touch() {
+	m.expire()
+	if m.resetDue() {
+		m.reset()
+	}
+}
+
+// reset begins a month: allowance lapses, top-ups stay, and those in open holds come back as such.
+func (m *model) reset() {
+	if m.converting {
+		m.paidByTopUps += m.carriedTopUps
+	}
+	m.carriedTopUps = min(m.held(), m.paidByTopUps)
+	m.granted = month(m.at, m.rules.ResetZone)
+	m.grant(min(m.tier().Allowance, user.MaxTokens-m.held()-m.topUps))
+	m.row.LastReset = m.instant()
+	m.record(user.Entry{Kind: user.KindMonthlyReset})
+}
+
+func (m *model) resetDue() bool { return month(m.at, m.rules.ResetZone) > m.granted }
+
+func (m *model) tier() user.TierInfo {
+	info, _ := m.rules.Tiers.Lookup(m.row.Tier)
+	return info
+}
+
+// barred is why the account may not spend, whatever its balance.
+func (m *model) barred() user.Code {
+	switch {
+	case !m.row.Active:
+		return user.CodeUserInactive
+	case m.row.SubscriptionStatus != "active" && m.row.SubscriptionStatus != "trialing":
+		return user.CodeSubscriptionInactive
+	case m.rules.Grace == nil || m.row.RenewalDate == nil || m.row.Tier == user.TierFree || m.tier().Unlimited:
+		return ""
+	case !m.row.RenewalDate.Add(*m.rules.Grace).After(m.at):
+		return user.CodeSubscriptionLapsed
+	}
+	return ""
+}
+
+func (m *model) low(a user.Account) bool {
+	return !m.tier().Unlimited && (a.TokensRemaining == 0 || a.TokensRemaining*100 <= a.Allowance*m.rules.LowBalancePercent)
+}
+
+// nextAllowance is when the next tokens come; nil where none will.
+func (m *model) nextAllowance() *time.Time {
+	if m.tier().Allowance == 0 {
+		return nil
+	}
+	end := monthEnd(m.at, m.rules.ResetZone)
+	return &end
+}
+
+func (m *model) short(required int64) outcome {
+	return outcome{refusal: user.CodeInsufficientTokens, shortage: &user.Shortage{
+		TokensRemaining: m.balance(), TokensRequired: required, NextResetAt: m.nextAllowance(),
+	}}
+}
+
+// keyed accepts a command with its entry.
+func (m *model) keyed(command any, e user.Entry, own int64) outcome {
+	number := m.recordCommand(command, e)
+	m.own[number-1] = own
+	return m.acceptedBy(number)
+}
+
+func (m *model) recordCommand(command any, e user.Entry) (number int) {
+	by := meta(command)
+	e.Actor = optional(by.Actor)
+	if e.IdempotencyKey = optional(by.IdempotencyKey); e.IdempotencyKey != nil {
+		e.CommandHash = []byte(identity(command))
+	}
+	m.record(e)
+	return len(m.entries)
+}
+
+func (m *model) record(e user.Entry) {
+	granted, topUps := m.granted, m.topUps-m.told
+	e.BalanceAfter, e.UsedAfter, e.CreatedAt, e.Period = m.balance(), m.used, m.at, &granted
+	e.Amount = e.BalanceAfter
+	if n := len(m.entries); n > 0 {
+		e.Amount -= m.entries[n-1].BalanceAfter
+	}
+	e.TopUpsAmount, m.told = &topUps, m.topUps
+	m.entries, m.own = append(m.entries, e), append(m.own, 0)
+	m.wrote = true
 }
 
 func (m *model) accepted() outcome { return outcome{answer: m.account()} }
@@ -464,106 +659,15 @@ func (m *model) acceptedBy(entry int) outcome {
 	return o
 }
 
-func (m *model) short(required int64) outcome {
-	return outcome{refusal: user.CodeInsufficientTokens, shortage: &user.Shortage{
-		TokensRemaining: m.balance(), TokensRequired: required, NextResetAt: monthEnd(m.at, m.rules.ResetZone),
-	}}
-}
-
-// barred is why the account may not spend, whatever its balance.
-func (m *model) barred() user.Code {
-	switch {
-	case !m.row.Active:
-		return user.CodeUserInactive
-	case m.row.SubscriptionStatus != "active" && m.row.SubscriptionStatus != "trialing":
-		return user.CodeSubscriptionInactive
-	}
-	return ""
-}
-
-func (m *model) record(e user.Entry) {
-	e.BalanceAfter, e.UsedAfter, e.CreatedAt = m.balance(), m.used(), m.at
-	e.Amount = e.BalanceAfter
-	if n := len(m.entries); n > 0 {
-		e.Amount -= m.entries[n-1].BalanceAfter
-	}
-	m.entries = append(m.entries, e)
-	m.wrote = true
-}
-
-func (m *model) tier() user.TierInfo {
-	info, _ := m.rules.Tiers.Lookup(m.row.Tier)
-	return info
-}
-
-func (m *model) monthIsOver() bool {
-	last := m.row.LastReset
-	return last == nil || month(m.at, m.rules.ResetZone) > month(*last, m.rules.ResetZone)
-}
-
-// paidByTopUps is what the term's charges and holds took beyond its allowance.
-func (m *model) paidByTopUps() int64 { return max(0, m.charged+m.heldInTerm()-m.allowance) }
-
-func (m *model) topUpsLeft() int64 { return m.topUps - m.paidByTopUps() }
-
-func (m *model) balance() int64 { return m.allowance + m.topUps - m.charged - m.heldInTerm() }
-
-func (m *model) used() int64 { return m.charged + m.elsewhere }
-
-// room is what the account can still take in.
-func (m *model) room() int64 { return user.MaxTokens - m.balance() - m.used() - m.held() }
-
-func (m *model) heldInTerm() (sum int64) {
-	for _, r := range m.reservations {
-		if r.Status == user.ReservationOpen && !r.Carried {
-			sum += r.Tokens
-		}
-	}
-	return sum
-}
-
-func (m *model) held() (sum int64) {
-	for _, r := range m.reservations {
-		if r.Status == user.ReservationOpen {
-			sum += r.Tokens
-		}
-	}
-	return sum
-}
-
-// reservation finds one by its id; nil when there is none.
-func (m *model) reservation(id string) *user.Reservation {
-	for i := range m.reservations {
-		if m.reservations[i].ID == id {
-			return &m.reservations[i]
-		}
-	}
-	return nil
-}
-
-// holds are the open reservations, earliest expiry first, then by id.
-func (m *model) holds() (open []*user.Reservation) {
-	for i := range m.reservations {
-		if m.reservations[i].Status == user.ReservationOpen {
-			open = append(open, &m.reservations[i])
-		}
-	}
-	slices.SortFunc(open, func(a, b *user.Reservation) int {
-		return cmp.Or(a.ExpiresAt.Compare(b.ExpiresAt), cmp.Compare(a.ID, b.ID))
-	})
-	return open
-}
-
 // account is the row as it must be.
 func (m *model) account() user.Account {
 	a := m.row
-	if !a.Adopted {
+	if a.SideRow != user.CurrentSideRow {
 		return a
 	}
-	a.TokensRemaining, a.TokensUsed, a.TopUps, a.Reserved = m.balance(), m.used(), m.topUps, m.held()
-	if holds := m.holds(); len(holds) > 0 {
-		a.NextHoldExpiry = &holds[0].ExpiresAt
-	}
+	a.TokensRemaining, a.TokensUsed, a.TopUps, a.TopUpsUsed = m.balance(), m.used, m.topUps, m.paidByTopUps
+	a.Allowance, a.AllowanceExcess = m.limit, max(0, m.paidByAllowance()-m.limit)
+	a.CarriedTopUps, a.Reserved, a.OpenReservations, a.GrantedPeriod = m.carriedTopUps, m.held(), int64(len(m.holds())), m.granted
 	return a
 }
 
