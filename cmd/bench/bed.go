@@ -69,11 +69,19 @@ func newBed(ctx context.Context, s settings) (_ *bed, err error) {
 	return b, b.sql(ctx, fmt.Sprintf(`
 		INSERT INTO viralpilot.userdata (cognito_user_id, subscription_tier, tokens_remaining, last_token_reset_date)
 			SELECT 'user-' || i, 'creator', 1500000000, now() FROM generate_series(1, %[1]d) AS i;
-		INSERT INTO viralpilot.account_state (cognito_user_id, top_ups)
-			SELECT 'user-' || i, 1500000000 FROM generate_series(1, %[1]d) AS i;
-		INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, created_at)
-			SELECT 'user-' || i, 'opening', 1500000000, 1500000000, 0, now() FROM generate_series(1, %[1]d) AS i`, accounts),
-		"VACUUM ANALYZE", "CHECKPOINT")
+		INSERT INTO viralpilot.account_state (cognito_user_id, allowance, granted_period)
+			SELECT 'user-' || i, 1500000000, %[2]d FROM generate_series(1, %[1]d) AS i;
+		INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, top_ups_amount, period, created_at)
+			SELECT 'user-' || i, 'opening', 1500000000, 1500000000, 0, 0, %[2]d, now() FROM generate_series(1, %[1]d) AS i`,
+		accounts, period(time.Now())),
+		// The analysis of an empty table would make PostgreSQL plan it as one without pages, and read all of it ever after.
+		"VACUUM ANALYZE viralpilot.userdata, viralpilot.account_state, viralpilot.ledger", "CHECKPOINT")
+}
+
+// period is the number of a month, as the accounts have it that were granted its allowance.
+func period(t time.Time) int {
+	year, month, _ := t.UTC().Date()
+	return 12*year + int(month)
 }
 
 func (b *bed) close() error {
@@ -109,9 +117,9 @@ func (b *bed) sql(ctx context.Context, statements ...string) error {
 func (b *bed) growLedger(ctx context.Context, n int) error {
 	fmt.Fprintf(os.Stderr, "%s  loading a ledger of %d entries\n", time.Now().Format(time.TimeOnly), n)
 	return b.sql(ctx, fmt.Sprintf(`
-		INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, tokens_charged, created_at)
-			SELECT u.cognito_user_id, 'consume', 0, u.tokens_remaining, u.tokens_used_this_month, 0, now()
-			FROM generate_series(1, %d) AS i, viralpilot.userdata u`, n/accounts),
+		INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, tokens_charged, top_ups_amount, period, created_at)
+			SELECT u.cognito_user_id, 'consume', 0, u.tokens_remaining, u.tokens_used_this_month, 0, 0, %d, now()
+			FROM generate_series(1, %d) AS i, viralpilot.userdata u`, period(time.Now()), n/accounts),
 		"VACUUM ANALYZE viralpilot.ledger", "CHECKPOINT")
 }
 
