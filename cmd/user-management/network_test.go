@@ -20,7 +20,7 @@ import (
 // moments of the transaction that serves a group of updates.
 var (
 	beforeBegin  = localpgtest.Before("read committed")
-	locked       = localpgtest.Answer("FOR UPDATE")
+	locked       = localpgtest.Answer("FOR UPDATE SKIP LOCKED")
 	beforeCommit = localpgtest.Before("commit")
 	committed    = localpgtest.Answer("commit")
 )

@@ -310,7 +310,7 @@ func (s *soak) restart(signal os.Signal, code int) {
 // moment is one of the transaction that serves a group of updates.
 func (s *soak) moment() localpgtest.Moment {
 	return []localpgtest.Moment{
-		localpgtest.Before("read committed"), localpgtest.Answer("FOR UPDATE"), localpgtest.Before("commit"), localpgtest.Answer("commit"),
+		localpgtest.Before("read committed"), localpgtest.Answer("FOR UPDATE SKIP LOCKED"), localpgtest.Before("commit"), localpgtest.Answer("commit"),
 	}[s.chance.IntN(4)]
 }
 
