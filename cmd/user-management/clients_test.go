@@ -58,6 +58,8 @@ type clients struct {
 	longestPause time.Duration
 	// slowest is the longest that an answer took.
 	slowest time.Duration
+	// unknown is how many answers said that the outcome is not known.
+	unknown int
 }
 
 const (
@@ -71,7 +73,7 @@ const (
 type command struct {
 	account string
 	keyed   bool
-	// resigns is true for one that is not sent again when its first answer is overloaded: nothing was done.
+	// resigns is true for one that is not sent again when its first answer says that nothing was done.
 	resigns bool
 	told
 }
@@ -95,8 +97,8 @@ const (
 	unknown outcome = iota
 	// acknowledged is one that was answered with 200: it was done once.
 	acknowledged
-	// refused is one that was answered with a refusal, or with 503 overloaded and not sent again, or that nobody
-	// accepted: it was not done.
+	// refused is one that was answered with a refusal, or with a 503 which says that nothing was done and not sent again,
+	// or that nobody accepted: it was not done.
 	refused
 )
 
@@ -223,7 +225,7 @@ func (c *clients) carryOut(name string, cmd *command, turn int) {
 	for first := turn; ; turn++ {
 		id := fmt.Sprint(name, "-", turn-first)
 		begin := time.Now()
-		status, code, receipt, err := c.send(c.replica(turn), id, name, cmd)
+		status, code, outcome, receipt, err := c.send(c.replica(turn), id, name, cmd)
 		nobody := errors.Is(err, syscall.ECONNREFUSED)
 		if c.ready != nil && err != nil && !nobody {
 			c.t.Errorf("%s: %v", name, err)
@@ -250,6 +252,12 @@ func (c *clients) carryOut(name string, cmd *command, turn int) {
 		default:
 			c.answers[code]++
 		}
+		switch {
+		case status == http.StatusServiceUnavailable && outcome == "unknown" && code == "database_unavailable":
+			c.unknown++
+		case status == http.StatusServiceUnavailable && outcome != "none":
+			c.t.Errorf("%s: %s says of the outcome: %q", name, code, outcome)
+		}
 		c.mu.Unlock()
 		switch {
 		case nobody && c.ready != nil: // the balancer gives it to the next
@@ -259,7 +267,7 @@ func (c *clients) carryOut(name string, cmd *command, turn int) {
 			}
 			return
 		case err == nil && status == http.StatusPaymentRequired && cmd.account == poorAccount,
-			err == nil && code == "overloaded" && (!cmd.keyed || cmd.resigns && turn == first),
+			err == nil && outcome == "none" && (!cmd.keyed || cmd.resigns && turn == first),
 			nobody && !cmd.keyed:
 			c.mu.Lock()
 			cmd.outcome = refused
@@ -296,28 +304,29 @@ func consumeBody(name string) string {
 }
 
 // send sends one request. The error says that there was no complete answer.
-func (c *clients) send(url, id, name string, cmd *command) (status int, code string, r receipt, err error) {
+func (c *clients) send(url, id, name string, cmd *command) (status int, code, outcome string, r receipt, err error) {
 	key := ""
 	if cmd.keyed {
 		key = name
 	}
 	status, text, err := c.exchange(http.MethodPost, url+"/user/"+cmd.account+"/consume-tokens", id, consumeBody(name), key)
 	if err == nil {
-		code, r, err = readAnswer(text)
+		code, outcome, r, err = readAnswer(text)
 	}
-	return status, code, r, err
+	return status, code, outcome, r, err
 }
 
-// readAnswer returns the code of a problem, or what an acknowledgement says.
-func readAnswer(text []byte) (code string, r receipt, err error) {
+// readAnswer returns the code of a problem and its outcome, or what an acknowledgement says.
+func readAnswer(text []byte) (code, outcome string, r receipt, err error) {
 	var answer struct {
 		Code      string
+		Outcome   string
 		Entry     int64 `json:"entry_id,string"`
 		Remaining int32 `json:"tokens_remaining"`
 		Used      int32 `json:"tokens_used_this_month"`
 	}
 	err = json.Unmarshal(text, &answer)
-	return answer.Code, receipt{answer.Entry, answer.Remaining, answer.Used}, err
+	return answer.Code, answer.Outcome, receipt{answer.Entry, answer.Remaining, answer.Used}, err
 }
 
 // exchange sends one request and reads its answer.

@@ -171,7 +171,7 @@ func TestSIGTERMUnderLoadCutsOffNothingThatWasAccepted(t *testing.T) {
 		}
 		text, err := io.ReadAll(res.Body)
 		if err == nil {
-			_, cmd.receipt, err = readAnswer(text)
+			_, _, cmd.receipt, err = readAnswer(text)
 		}
 		if err != nil || res.StatusCode != http.StatusOK {
 			t.Errorf("%s %q %v", res.Status, text, err)

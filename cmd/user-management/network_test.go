@@ -99,8 +99,8 @@ func TestNetworkFailsUnderLoad(t *testing.T) {
 				load.awaitMore(100)
 				load.check(connect(t, dsn), []string{"DATABASE_URL=" + dsn})
 				proxy.CutAll() // the service would say goodbye to those that are muted
-				if answers := load.answers["database_unavailable"]; answers > 0 && certain(moment.Moment, fault.Fault) {
-					t.Errorf("%d were told that the outcome is unknown although nothing had been done", answers)
+				if load.unknown > 0 && certain(moment.Moment, fault.Fault) {
+					t.Errorf("%d were told that the outcome is unknown although nothing had been done", load.unknown)
 				}
 				if code := s.end(syscall.SIGTERM); code != 0 {
 					t.Errorf("exit status %d", code)
