@@ -318,7 +318,7 @@ func (d database) count(id, kind string) int {
 	return localpgtest.Query[int](d, "SELECT count(*) FROM viralpilot.ledger WHERE cognito_user_id = $1 AND kind = $2", id, kind)
 }
 
-// checkBooks holds every account against its ledger and its open reservations (product.md §3.11).
+// checkBooks holds every account against its ledger and its open reservations (rule 12 of package user).
 func (d database) checkBooks() {
 	d.T.Helper()
 	if wrong := localpgtest.Query[string](d, `

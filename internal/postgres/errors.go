@@ -35,12 +35,6 @@ const (
 	sqlClassSystemError          = "58"
 )
 
-// keyTaken reports whether the ledger has an entry under the idempotency key already.
-func keyTaken(err error) bool {
-	var pg *pgconn.PgError
-	return errors.As(err, &pg) && pg.Code == sqlUniqueViolation && pg.ConstraintName == "ledger_idempotency_key"
-}
-
 var (
 	// errOutcomeUnknown is returned when a commit was sent and no answer says whether it was done.
 	errOutcomeUnknown = errors.New("the outcome of the commit is not known")
@@ -126,6 +120,12 @@ func statementTimeout(err error) bool {
 func lockTimeout(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == sqlLockNotAvailable
+}
+
+// keyTaken reports whether an entry of the account has the idempotency key already.
+func keyTaken(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == sqlUniqueViolation && pg.ConstraintName == "ledger_idempotency_key"
 }
 
 // staleStatement reports whether PostgreSQL refused a statement because the type of its result has changed since it was

@@ -77,11 +77,12 @@ func (s *Store) Create(ctx context.Context, id string, open func(user.State) (us
 			entries.add(a.ID, &change.Entries[i])
 		}
 		entries.queue(&rest)
-		return endTransaction(ctx, conn, &rest, "commit")
+		err = endTransaction(ctx, conn, &rest, "commit")
+		if keyTaken(err) { // by an account with this id that is not there any more
+			return user.ErrKeyReused
+		}
+		return err
 	})
-	if keyTaken(err) { // an account of this id that was deleted by hand has left it
-		err = user.ErrKeyReused.Because(err)
-	}
 	return change, err
 }
 

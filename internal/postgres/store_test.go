@@ -472,6 +472,28 @@ func TestAnAccountIsCreatedOnce(t *testing.T) {
 	}
 }
 
+func TestStoreCreate_KeyOfAnAccountThatIsGone(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.New(t)
+	store, db := open(t, url), connect(t, url)
+	made := user.NewAccount{ID: "u", Meta: user.Meta{IdempotencyKey: "k"}}
+	if _, err := service(t, store).Create(t.Context(), made); err != nil {
+		t.Fatal(err)
+	}
+	db.Exec("DELETE FROM viralpilot.userdata")
+	before := db.content()
+	_, err := service(t, store).Create(t.Context(), made)
+	wantError(t, err, user.ErrKeyReused)
+	if after := db.content(); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	made.IdempotencyKey = "another"
+	if _, err := service(t, store).Create(t.Context(), made); err != nil {
+		t.Error(err)
+	}
+	wantVerified(t, service(t, store))
+}
+
 func TestARowWithoutSideRow(t *testing.T) {
 	t.Parallel()
 	url := localpgtest.New(t)
