@@ -3,14 +3,9 @@
 package main_test
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
-	"os/exec"
-	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -171,61 +166,4 @@ func TestASchemaOfALaterVersionComesUnderLoad(t *testing.T) {
 	for _, s := range replicas {
 		s.stopped()
 	}
-}
-
-func TestAReplicaThatMigratesHoldsUpNoOther(t *testing.T) {
-	dsn := localpgtest.Server(t).URL("postgres")
-	env := drained(dsn)
-	s := serve(t, env...)
-	load := startBalancedClients(t, 16, s)
-	db := connect(t, dsn)
-	// As it was before the last migration, which makes indexes of userdata.
-	db.migrate(`DROP INDEX viralpilot.userdata_id_prefix, viralpilot.userdata_username_prefix, viralpilot.userdata_email_prefix;
-		DELETE FROM viralpilot.goose_db_version WHERE version_id >= 3`)
-	// Somebody's work on the table, which does not end.
-	other := connect(t, dsn)
-	other.Exec("BEGIN; LOCK TABLE viralpilot.userdata IN ROW EXCLUSIVE MODE")
-
-	migrate := exec.CommandContext(t.Context(), binary, "migrate")
-	migrate.Dir, migrate.Env, migrate.Stderr = t.TempDir(), env, os.Stderr
-	output, err := migrate.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := migrate.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var waits atomic.Int32
-	migrated := make(chan error, 1)
-	go func() {
-		for lines := bufio.NewScanner(output); lines.Scan(); {
-			if strings.Contains(lines.Text(), "a migration waits for a table") {
-				waits.Add(1)
-			}
-		}
-		migrated <- migrate.Wait()
-	}()
-	for n := range int32(3) {
-		localpgtest.Await(t, "the migration has waited for the table in vain", func() bool { return waits.Load() > n })
-		load.awaitMore(200)
-	}
-	select {
-	case err := <-migrated:
-		t.Fatalf("the migration ended while the table was locked: %v", err)
-	default:
-	}
-	other.Exec("COMMIT")
-	if err := <-migrated; err != nil {
-		t.Error(err)
-	}
-	if n := db.number("SELECT count(*) FROM pg_indexes WHERE schemaname = 'viralpilot' AND indexname LIKE 'userdata_%_prefix'"); n != 3 {
-		t.Errorf("%d of the indexes of the migration are there", n)
-	}
-	load.awaitMore(200)
-	load.check(db, env)
-	load.onlyAnswers("200", "insufficient_tokens", "overloaded", notAccepted)
-	if load.longestPause > recovery {
-		t.Errorf("for %s no command was acknowledged", load.longestPause)
-	}
-	s.stopped()
 }

@@ -515,3 +515,48 @@ func TestOpen_ServerOfStricterIsolation(t *testing.T) {
 		})
 	}
 }
+
+// Somebody works on a table that a migration wants for itself, and does not end: the migration waits, and gives way to
+// those who came after it.
+func TestOpen_MigrationHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.New(t)
+	db, other, worker := connect(t, url), connect(t, url), connect(t, url)
+	create(t, open(t, url), "u", 5)
+	// As it was before the third migration.
+	db.Exec(`DROP INDEX viralpilot.userdata_id_prefix, viralpilot.userdata_username_prefix, viralpilot.userdata_email_prefix;
+		ALTER TABLE viralpilot.account_state DROP top_ups_used, DROP allowance, DROP allowance_excess, DROP carried_top_ups,
+			DROP granted_period, DROP open_reservations, DROP moving_to, DROP erased;
+		ALTER TABLE viralpilot.ledger DROP tokens_refunded, DROP top_ups_amount, DROP period, DROP changes;
+		ALTER TABLE viralpilot.reservations DROP period, DROP late, DROP metadata;
+		DROP FUNCTION viralpilot.refuse_earlier_version; DROP TABLE viralpilot.settings;
+		DELETE FROM viralpilot.goose_db_version WHERE version_id >= 3`)
+	other.Exec("BEGIN; LOCK TABLE viralpilot.userdata IN ROW EXCLUSIVE MODE")
+	var l log
+	opened := background(t, func() error {
+		o := options(url)
+		l.into(&o)
+		store, err := postgres.Open(t.Context(), o)
+		if err == nil {
+			store.Close()
+		}
+		return err
+	})
+	worker.Exec("SET lock_timeout = '1s'")
+	localpgtest.Await(t, "the migration has waited three times in vain", func() bool {
+		worker.Exec("UPDATE viralpilot.userdata SET updated_at = updated_at")
+		return strings.Count(l.String(), "a migration waits for a table") >= 3
+	})
+	select {
+	case err := <-opened:
+		t.Fatalf("the migration ended while the table was locked: %v", err)
+	default:
+	}
+	other.Exec("COMMIT")
+	if err := <-opened; err != nil {
+		t.Error(err)
+	}
+	if got, want := db.schema(), connect(t, localpgtest.New(t)).schema(); got != want {
+		t.Errorf("schema:\n%s\nwant\n%s", got, want)
+	}
+}
