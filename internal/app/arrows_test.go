@@ -59,8 +59,8 @@ func TestTheDomainKnowsNoDatabaseNoHTTPAndNoEnvironment(t *testing.T) {
 func TestTheServiceContainsNothingThatIsForTests(t *testing.T) {
 	t.Parallel()
 	refuse(t, module+"cmd/user-management",
-		"testing", "net/http/httptest", "github.com/getkin", "go.uber.org/goleak", "pgregory.net/rapid",
-		module+"internal/localpg", module+"internal/user/usertest")
+		"testing", "net/http/httptest", "github.com/anishathalye", "github.com/getkin", "go.uber.org/goleak", "pgregory.net/rapid",
+		module+"internal/localpg", module+"internal/user/historytest", module+"internal/user/usertest")
 }
 
 // refuse fails the test for each package below one of the prefixes that pkg depends on.
