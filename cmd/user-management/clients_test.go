@@ -21,6 +21,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/viralpilot/user-management/internal/localpg/localpgtest"
+	"github.com/viralpilot/user-management/internal/user"
+	"github.com/viralpilot/user-management/internal/user/historytest"
 )
 
 // clients are callers who spend tokens while something happens to the service or to its database. Three of four
@@ -43,6 +45,10 @@ type clients struct {
 	// told is what became of the commands of each client, in their order. It is written by the clients and may be read
 	// after stop.
 	told [][]told
+	// history is what was sent to the accounts that the clients were started with, and what came back.
+	history *historytest.History
+	// endless is true where the histories of these accounts would be too long to be checked: they are not kept.
+	endless bool
 
 	mu sync.Mutex
 	// noted are commands that the test has sent.
@@ -75,6 +81,8 @@ type command struct {
 	keyed   bool
 	// resigns is true for one that is not sent again when its first answer says that nothing was done.
 	resigns bool
+	// op is its part of the history; nil before it is sent.
+	op *historytest.Operation
 	told
 }
 
@@ -142,6 +150,11 @@ func newClients(t *testing.T, n int, replicas []*service) *clients {
 		t: t, accounts: richAccounts, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: n}, Timeout: patience},
 		told: make([][]told, n), noted: map[string]*command{}, answers: map[string]int{}, answered: map[string]bool{}, lastDone: time.Now(),
 	}
+	tiers, err := user.NewCatalogue(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.history = historytest.New(user.NewRules(tiers, time.UTC))
 	for _, r := range replicas {
 		c.urls = append(c.urls, r.url)
 	}
@@ -159,10 +172,12 @@ func (c *clients) start(n int, replica *service) {
 		if _, _, err := replica.call(http.StatusOK, http.MethodPost, "/user/"+id+"/add-tokens", `{"tokens_to_add": 100000000}`, ""); err != nil {
 			c.t.Fatal(err)
 		}
+		c.openHistory(id, replica)
 	}
 	if _, _, err := replica.call(http.StatusOK, http.MethodGet, "/user/"+poorAccount, "", ""); err != nil {
 		c.t.Fatal(err)
 	}
+	c.openHistory(poorAccount, replica)
 	for i := range n {
 		c.running.Go(func() {
 			for k := 0; !c.stopping.Load(); k++ {
@@ -173,6 +188,36 @@ func (c *clients) start(n int, replica *service) {
 			}
 		})
 	}
+}
+
+// openHistory begins the history of an account with what a replica says of it.
+func (c *clients) openHistory(id string, replica *service) {
+	c.t.Helper()
+	if c.endless {
+		return
+	}
+	_, _, text, err := replica.send(http.MethodGet, "/user/"+id+"/status", "", "")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var status struct {
+		Tier      user.Tier `json:"subscription_tier"`
+		Remaining int64     `json:"tokens_remaining"`
+		TopUps    int64     `json:"top_up_tokens"`
+		Used      int64     `json:"tokens_used_this_month"`
+	}
+	if err := json.Unmarshal(text, &status); err != nil {
+		c.t.Fatal(err)
+	}
+	c.history.Open(id, status.Tier, status.Remaining, status.TopUps, status.Used)
+}
+
+// call begins the part of a command in the history.
+func (c *clients) call(cmd *command) *historytest.Operation {
+	if cmd.op == nil {
+		cmd.op = c.history.Call(cmd.account, user.Consume{Tokens: 1})
+	}
+	return cmd.op
 }
 
 // command is the command number k of client i.
@@ -222,13 +267,22 @@ func (c *clients) run(name string, cmd *command, turn int) {
 // again.
 func (c *clients) carryOut(name string, cmd *command, turn int) {
 	var giveUp time.Time
+	op := c.call(cmd)
 	for first := turn; ; turn++ {
 		id := fmt.Sprint(name, "-", turn-first)
 		begin := time.Now()
-		status, code, outcome, receipt, err := c.send(c.replica(turn), id, name, cmd)
+		op.Send()
+		status, answer, err := c.send(c.replica(turn), id, name, cmd)
+		code, receipt := answer.code, answer.receipt
 		nobody := errors.Is(err, syscall.ECONNREFUSED)
 		if c.ready != nil && err != nil && !nobody {
 			c.t.Errorf("%s: %v", name, err)
+		}
+		switch {
+		case nobody, err == nil && answer.outcome == user.OutcomeNone:
+			op.NotDone()
+		case err == nil && answer.outcome == "":
+			op.Answered(answer.history())
 		}
 		c.mu.Lock()
 		c.requests++
@@ -253,10 +307,10 @@ func (c *clients) carryOut(name string, cmd *command, turn int) {
 			c.answers[code]++
 		}
 		switch {
-		case status == http.StatusServiceUnavailable && outcome == "unknown" && code == "database_unavailable":
+		case status == http.StatusServiceUnavailable && answer.outcome == user.OutcomeUnknown && code == "database_unavailable":
 			c.unknown++
-		case status == http.StatusServiceUnavailable && outcome != "none":
-			c.t.Errorf("%s: %s says of the outcome: %q", name, code, outcome)
+		case status == http.StatusServiceUnavailable && answer.outcome != user.OutcomeNone:
+			c.t.Errorf("%s: %s says of the outcome: %q", name, code, answer.outcome)
 		}
 		c.mu.Unlock()
 		switch {
@@ -267,7 +321,7 @@ func (c *clients) carryOut(name string, cmd *command, turn int) {
 			}
 			return
 		case err == nil && status == http.StatusPaymentRequired && cmd.account == poorAccount,
-			err == nil && outcome == "none" && (!cmd.keyed || cmd.resigns && turn == first),
+			err == nil && answer.outcome == user.OutcomeNone && (!cmd.keyed || cmd.resigns && turn == first),
 			nobody && !cmd.keyed:
 			c.mu.Lock()
 			cmd.outcome = refused
@@ -303,30 +357,45 @@ func consumeBody(name string) string {
 	return fmt.Sprintf(`{"tokens_to_consume": 1, "metadata": {"command": %q}}`, name)
 }
 
+// answer is what a client is told.
+type answer struct {
+	// code is that of a problem, and outcome what it says of the command.
+	code    string
+	outcome user.Outcome
+	receipt receipt
+}
+
+// history is what the history has of it.
+func (a answer) history() historytest.Answer {
+	return historytest.Answer{
+		Code: user.Code(a.code), Remaining: int64(a.receipt.balance), Used: int64(a.receipt.used), Entry: a.receipt.entry,
+	}
+}
+
 // send sends one request. The error says that there was no complete answer.
-func (c *clients) send(url, id, name string, cmd *command) (status int, code, outcome string, r receipt, err error) {
+func (c *clients) send(url, id, name string, cmd *command) (status int, a answer, err error) {
 	key := ""
 	if cmd.keyed {
 		key = name
 	}
 	status, text, err := c.exchange(http.MethodPost, url+"/user/"+cmd.account+"/consume-tokens", id, consumeBody(name), key)
 	if err == nil {
-		code, outcome, r, err = readAnswer(text)
+		a, err = readAnswer(text)
 	}
-	return status, code, outcome, r, err
+	return status, a, err
 }
 
-// readAnswer returns the code of a problem and its outcome, or what an acknowledgement says.
-func readAnswer(text []byte) (code, outcome string, r receipt, err error) {
-	var answer struct {
+// readAnswer reads a problem or an acknowledgement.
+func readAnswer(text []byte) (answer, error) {
+	var a struct {
 		Code      string
-		Outcome   string
+		Outcome   user.Outcome
 		Entry     int64 `json:"entry_id,string"`
 		Remaining int32 `json:"tokens_remaining"`
 		Used      int32 `json:"tokens_used_this_month"`
 	}
-	err = json.Unmarshal(text, &answer)
-	return answer.Code, answer.Outcome, receipt{answer.Entry, answer.Remaining, answer.Used}, err
+	err := json.Unmarshal(text, &a)
+	return answer{a.Code, a.Outcome, receipt{a.Entry, a.Remaining, a.Used}}, err
 }
 
 // exchange sends one request and reads its answer.
@@ -476,11 +545,43 @@ func (c *clients) check(db database, env []string) tally {
 	if used, consumes := db.number("SELECT sum(tokens_used_this_month) FROM viralpilot.userdata"), db.number(ofTheTerm); used != consumes {
 		c.t.Errorf("%d tokens used, %d consumed and settled in the term by the ledger", used, consumes)
 	}
+	c.checkHistory(db)
 	sum.verified = run(c.t, c.t.TempDir(), env, "verify").want(c.t, 0).stdout
 	c.t.Logf("commands %d (requests %d), acknowledged %d, in the ledger %d, refused %d, unknown %d (%d of them done); answers %v; longest pause %s, slowest answer %s",
 		sum.commands, sum.requests, sum.acknowledged, sum.inLedger, sum.refused, sum.unknown, sum.unknownDone, c.answers,
 		c.longestPause.Round(time.Millisecond), c.slowest.Round(time.Millisecond))
 	return sum
+}
+
+// historyLimit is how long the search for an order of what was done to one account may take.
+const historyLimit = time.Minute
+
+// checkHistory holds what the clients were told for linearizable by the rules, up to what the accounts have in the end.
+func (c *clients) checkHistory(db database) {
+	c.t.Helper()
+	last := map[string]*historytest.Operation{}
+	for _, id := range c.history.Accounts() {
+		last[id] = c.history.Call(id, user.Touch{})
+		last[id].Send()
+	}
+	const counters = "SELECT cognito_user_id, tokens_remaining, tokens_used_this_month FROM viralpilot.userdata"
+	db.each(counters, func(rows pgx.Rows) error {
+		var id string
+		var a historytest.Answer
+		if err := rows.Scan(&id, &a.Remaining, &a.Used); err != nil {
+			return err
+		}
+		if read := last[id]; read != nil {
+			read.Answered(a)
+		}
+		return nil
+	})
+	begin := time.Now()
+	sum, err := c.history.Check(historyLimit)
+	if err != nil {
+		c.t.Errorf("what the clients were told is not linearizable: %v", err)
+	}
+	c.t.Logf("history of %s, checked in %s", sum, time.Since(begin).Round(time.Millisecond))
 }
 
 // entries returns what the ledger has of the commands of each client, and by name of what it has beside them.

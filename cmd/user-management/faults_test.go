@@ -147,12 +147,14 @@ func TestSIGTERMUnderLoadCutsOffNothingThatWasAccepted(t *testing.T) {
 		// One that has begun and takes its time: the body comes after the stop has begun.
 		name, cmd := fmt.Sprint("begun-", i), &command{account: "rich-0", told: told{outcome: acknowledged}}
 		header, body := request(name, cmd, "Expect: 100-continue")
+		op := load.call(cmd)
+		op.Send()
 		begun := s.dial(header)
-		answer := bufio.NewReader(begun)
-		if line, err := answer.ReadString('\n'); err != nil || !strings.Contains(line, "100 Continue") {
+		reader := bufio.NewReader(begun)
+		if line, err := reader.ReadString('\n'); err != nil || !strings.Contains(line, "100 Continue") {
 			t.Fatalf("%q %v", line, err)
 		}
-		if _, err := answer.ReadString('\n'); err != nil {
+		if _, err := reader.ReadString('\n'); err != nil {
 			t.Fatal(err)
 		}
 
@@ -165,17 +167,20 @@ func TestSIGTERMUnderLoadCutsOffNothingThatWasAccepted(t *testing.T) {
 		if took := time.Since(begin); took > timeout {
 			t.Errorf("it stopped within %s", took)
 		}
-		res, err := http.ReadResponse(answer, nil)
+		res, err := http.ReadResponse(reader, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		text, err := io.ReadAll(res.Body)
+		var told answer
 		if err == nil {
-			_, _, cmd.receipt, err = readAnswer(text)
+			told, err = readAnswer(text)
 		}
 		if err != nil || res.StatusCode != http.StatusOK {
 			t.Errorf("%s %q %v", res.Status, text, err)
 		}
+		cmd.receipt = told.receipt
+		op.Answered(told.history())
 		load.note(name, cmd)
 		load.awaitAnswers(notAccepted, 20)
 		replicas[i] = serve(t, append(env, "SERVICE_PORT="+s.port)...)
@@ -222,6 +227,9 @@ func TestClientsThatHangUpLeaveNothingHalfDone(t *testing.T) {
 			comeBack[name] = cmd
 		}
 		load.note(name, cmd)
+		if cmd.outcome == unknown {
+			load.call(cmd).Send()
+		}
 		conn := s.dial(sent)
 		// So that some are at work already, and others get a reset in place of an end.
 		<-time.After(time.Duration(i%16) * time.Millisecond / 2)

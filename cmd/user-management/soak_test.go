@@ -27,12 +27,16 @@ import (
 
 	"github.com/viralpilot/user-management/internal/localpg"
 	"github.com/viralpilot/user-management/internal/localpg/localpgtest"
+	"github.com/viralpilot/user-management/internal/user"
 )
 
 const (
-	// soakConsumers and soakHolders make 64 connections.
-	soakConsumers = 56
+	// soakConsumers, soakHolders and soakWitnesses make 64 connections.
+	soakConsumers = 52
 	soakHolders   = 8
+	soakWitnesses = 4
+	// witnessCommands is how many commands each witness sends to an account.
+	witnessCommands = 50
 
 	// sampleInterval is the pause between two looks at the replicas' memory and goroutines.
 	sampleInterval = 5 * time.Second
@@ -74,14 +78,15 @@ func TestSoak(t *testing.T) {
 	s.serving()
 	before := s.sample(0)
 
-	s.load = newClients(t, soakConsumers+soakHolders, s.replicas)
-	s.load.answered = nil
+	s.load = newClients(t, soakConsumers+soakHolders+soakWitnesses, s.replicas)
+	s.load.answered, s.load.endless = nil, true
 	s.load.start(soakConsumers, s.replicas[0])
 	for i := range soakHolders {
 		h := &holder{clients: s.load, number: i, chance: rand.New(rand.NewPCG(seed, uint64(i+1)))}
 		s.holders = append(s.holders, h)
 		s.load.running.Go(h.work)
 	}
+	s.load.running.Go(s.witness)
 	s.load.awaitMore(200)
 
 	s.begin = time.Now()
@@ -435,6 +440,31 @@ func (h *holder) work() {
 	}
 }
 
+// witness lets a few clients spend from one account after the other, each of which has a history that is short enough to be
+// held against the rules.
+func (s *soak) witness() {
+	maker := &holder{clients: s.load, number: soakHolders}
+	for n := 0; !s.load.stopping.Load(); n++ {
+		id := fmt.Sprint("witness-", n)
+		const tokens, body = 1000, `{"tokens_to_add": 1000}`
+		if !maker.ask(http.StatusOK, http.MethodGet, "/user/"+id, "", "", &struct{}{}) ||
+			!maker.ask(http.StatusOK, http.MethodPost, "/user/"+id+"/add-tokens", body, "tokens", &struct{}{}) {
+			return
+		}
+		s.load.history.Open(id, user.TierFree, tokens, tokens, 0)
+		var sending sync.WaitGroup
+		for i := range soakWitnesses {
+			sending.Go(func() {
+				for k := 0; k < witnessCommands && !s.load.stopping.Load(); k++ {
+					s.load.run(fmt.Sprintf("%s-%d-%d", id, i, k), &command{account: id, keyed: k%4 != 3}, i+k)
+					<-time.After(5 * time.Millisecond) // a client's pause: all that they send is kept
+				}
+			})
+		}
+		sending.Wait()
+	}
+}
+
 // reserve sets tokens aside; what comes of them is settled or released, or left to run out one time of eight.
 func (h *holder) reserve(user, key string) bool {
 	tokens, ttl, end := 1+h.chance.IntN(10), 3600, holdSettled
@@ -624,7 +654,7 @@ func (s *soak) report(sum tally, holds map[string]int, lasted time.Duration, bef
 	var table strings.Builder
 	row := func(name, format string, args ...any) { fmt.Fprintf(&table, "| "+name+" | "+format+" |\n", args...) }
 	table.WriteString("\n| | |\n|---|---|\n")
-	row("duration", "%s at %d connections", lasted.Round(time.Second), soakConsumers+soakHolders)
+	row("duration", "%s at %d connections", lasted.Round(time.Second), soakConsumers+soakHolders+soakWitnesses)
 	faults := 0
 	for _, n := range s.happened {
 		faults += n

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/viralpilot/user-management/internal/localpg/localpgtest"
+	"github.com/viralpilot/user-management/internal/user/historytest"
 )
 
 func TestTwoReplicasWhenAMonthBeginsUnderLoadGrantOnce(t *testing.T) {
@@ -29,8 +30,17 @@ func TestTwoReplicasWhenAMonthBeginsUnderLoadGrantOnce(t *testing.T) {
 	load := startClients(t, 16, a, b)
 	load.awaitMore(200)
 	db := connect(t, dsn)
+	var edits []*historytest.Operation
+	for _, id := range load.history.Accounts() {
+		edit := load.history.Call(id, historytest.Edit(historytest.MonthEnds))
+		edit.Send()
+		edits = append(edits, edit)
+	}
 	db.Exec(`BEGIN; UPDATE viralpilot.userdata SET last_token_reset_date = last_token_reset_date - interval '1 month';
 		UPDATE viralpilot.account_state SET granted_period = granted_period - 1; COMMIT`)
+	for _, edit := range edits {
+		edit.Answered(historytest.Answer{})
+	}
 	var touching sync.WaitGroup
 	for i := range idle {
 		for _, s := range []*service{a, b} {

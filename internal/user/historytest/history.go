@@ -17,7 +17,9 @@
 package historytest
 
 import (
+	"maps"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -63,6 +65,13 @@ func (h *History) Open(id string, tier user.Tier, remaining, topUps, used int64)
 		TokensRemaining: remaining, TokensUsed: used, TopUps: topUps, Allowance: info.Allowance,
 		GrantedPeriod: period, LastReset: &granted, CreatedAt: granted, UpdatedAt: granted,
 	}}
+}
+
+// Accounts returns the ids of the accounts that were opened.
+func (h *History) Accounts() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Sorted(maps.Keys(h.accounts))
 }
 
 // Edit is a change of an account by other means than a command, such as SQL.
