@@ -120,6 +120,9 @@ func (a *Authenticator) Keys() []Key {
 	return a.keys.list()
 }
 
+// IssuerReachable reports whether the keys of the issuer could be fetched when that was last tried.
+func (a *Authenticator) IssuerReachable() bool { return a.tokens != nil && a.tokens.keys.reachable() }
+
 // Authenticate returns the caller that the headers Authorization: Bearer and X-API-Key name. A bearer value may be an API
 // key or, where there is an issuer, a token; X-API-Key must be a key. The error is ErrUnauthenticated or ErrUnavailable.
 // It waits, as long as ctx lasts and for a few seconds at most, for keys of the issuer that are being fetched.

@@ -129,6 +129,12 @@ func (s *keySet) find(ctx context.Context, kid string) (*rsa.PublicKey, error) {
 	}
 }
 
+// reachable reports whether the last fetch succeeded; it is false before the first one.
+func (s *keySet) reachable() bool {
+	latest := s.latest.Load()
+	return latest.err == nil && !latest.at.IsZero()
+}
+
 func (s *keySet) run(ctx context.Context) {
 	defer close(s.done)
 	for {

@@ -56,6 +56,27 @@ func prepare(t *testing.T) *idp {
 	return newIDP()
 }
 
+func TestIssuerReachable_FollowsTheLastFetch(t *testing.T) {
+	pool := prepare(t)
+	synctest.Test(t, func(t *testing.T) {
+		a := mustNew(t, pool.options())
+		want := func(reachable bool) {
+			t.Helper()
+			if got := a.IssuerReachable(); got != reachable {
+				t.Errorf("got %v, want %v", got, reachable)
+			}
+		}
+		synctest.Wait()
+		want(true)
+		pool.change(func() { pool.away = true })
+		pass(refreshPause)
+		want(false)
+		pool.change(func() { pool.away = false })
+		pass(fetchPause)
+		want(true)
+	})
+}
+
 func TestUnknownKeyIsFetchedOnce(t *testing.T) {
 	pool := prepare(t)
 	synctest.Test(t, func(t *testing.T) {
