@@ -12,7 +12,7 @@ SOURCES := cmd internal migrations
 # `make build` stamps instead.
 export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -buildvcs=false)
 
-.PHONY: help run test test-rules test-browser test-proxy test-faults test-pgbouncer soak bench lint fmt build sbom dev go compiler curl wrk haproxy pgbouncer chromium
+.PHONY: help run test test-rules test-browser test-proxy test-alerts test-faults test-pgbouncer soak bench lint fmt build sbom dev go compiler curl wrk haproxy pgbouncer chromium prometheus
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -53,9 +53,12 @@ test-browser: dev chromium ## Test in Chromium what pages of other origins, and 
 	@bin/dev ensure-postgres
 	$(GO) test -tags browser -count=1 -timeout 10m -run Browser ./internal/app
 
+test-alerts: go prometheus ## Test with promtool when each alert fires, and what the dashboard shows at first
+	$(GO) test -tags alerts -count=1 -run 'TestAlerts|TestDashboard' ./internal/telemetry
+
 lint: go ## Check the code: vet, staticcheck, gofumpt, go.mod and go.sum
-	$(GO) vet -tags proxy,faults,soak,browser ./...
-	$(STATICCHECK) -tags proxy,faults,soak,browser ./...
+	$(GO) vet -tags proxy,faults,soak,browser,alerts ./...
+	$(STATICCHECK) -tags proxy,faults,soak,browser,alerts ./...
 	@echo "$(GOFUMPT) -l $(SOURCES)"
 	@files=$$($(GOFUMPT) -l $(SOURCES)) || exit 1; \
 	if [ -n "$$files" ]; then echo "Not formatted, run make fmt:"; echo "$$files"; exit 1; fi >&2
@@ -84,8 +87,8 @@ go:
 		echo "Go is not installed: get the version that go.mod names, or a later one, from https://go.dev/dl and put it on PATH." >&2; exit 1; }
 
 # The README's lines are run with curl, the load comes from wrk, haproxy is what is in front of several replicas,
-# pgbouncer what may be in front of the database, and chromium what people look at pages with.
-curl wrk haproxy pgbouncer chromium:
+# pgbouncer what may be in front of the database, chromium what people look at pages with, and prometheus brings promtool.
+curl wrk haproxy pgbouncer chromium prometheus:
 	@PATH="$$PATH:/usr/sbin" command -v $@ >/dev/null && exit; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "Installing $@." >&2; export DEBIAN_FRONTEND=noninteractive; \

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -18,118 +19,185 @@ import (
 
 	"github.com/viralpilot/user-management/internal/app"
 	"github.com/viralpilot/user-management/internal/config"
+	"github.com/viralpilot/user-management/internal/telemetry"
 )
 
 const usage = `Usage: user-management [COMMAND]
 
 Commands:
-  serve    migrate the database and serve the API (the default)
-  migrate  migrate the database and stop
-  verify   hold every account against its ledger; exit status 1 when some disagree
-             --since TIME    check only ledger entries from this time on (2026-11-24 or 2026-11-24T10:00:00Z)
-             --reconcile ID  accept the balance of this account, changed by hand, by writing an entry for it
-  apikey new --name NAME --scopes SCOPE,SCOPE
-           make an API key: prints the secret, then the entry for API_KEYS; scopes are read, consume, refund, export,
-           manage and metrics
-             --expires DAY   the last day, in UTC, on which the key is accepted (2027-06-30)
-             --comment TEXT  what it is for
-  health   ask a service that runs on this machine for its health; exit status 0 when it is healthy
-  version  print version and commit
+  serve       migrate the database and serve the API (the default)
+  migrate     migrate the database and stop
+  verify      hold every account against its ledger
+  apikey new  make an API key
+  health      ask a service on this machine for its health
+  version     print version and commit, as does --version
+
+user-management COMMAND --help says more of a command.
 
 Settings, from the environment or from .env in the working directory, with their defaults:
 `
 
-func main() {
-	if err := run(os.Args[1:], os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "user-management:", err)
-		os.Exit(1)
-	}
+// manuals are what commands say of themselves, beside serve, whose is the help itself.
+var manuals = map[string]string{
+	"migrate": `Usage: user-management migrate
+
+Brings the database of DATABASE_URL to the schema of this version, as a start does, and stops.
+`,
+	"verify": `Usage: user-management verify [--since TIME | --reconcile ID]
+
+Holds every account in the database of DATABASE_URL against its ledger and its open reservations, and prints those that
+disagree. The exit status is 1 when some do.
+
+  --since TIME    check only ledger entries from this time on (2026-11-24 or 2026-11-24T10:00:00Z)
+  --reconcile ID  accept the balance of this account, changed by hand, by writing an entry for it
+`,
+	"apikey new": `Usage: user-management apikey new --name NAME --scopes SCOPE,SCOPE [--expires DAY] [--comment TEXT]
+
+Makes an API key and prints two lines: the secret for its holder, then the entry for API_KEYS. It needs no settings.
+
+  --name NAME      what logs and the ledger call the holder: letters, digits, dots, underscores and hyphens
+  --scopes SCOPES  what it may be used for: read, consume, refund, export, manage, metrics
+  --expires DAY    the last day, in UTC, on which it is accepted (2027-06-30)
+  --comment TEXT   what it is for
+`,
+	"health": `Usage: user-management health [--live]
+
+Asks a service on this machine, by SERVICE_HOST, SERVICE_PORT and TLS_CERT_FILE, whether it is healthy. The exit status is
+0 when it is.
+
+  --live  ask only whether it lives: it does so without its database, and a restart would not bring that back
+`,
+	"version": `Usage: user-management version
+
+Prints version and commit.
+`,
 }
 
+func main() {
+	err := run(os.Args[1:], os.Stdout)
+	if err == nil {
+		return
+	}
+	// The last line of a log is one of the log.
+	if format := config.LogFormat(); errors.As(err, new(logged)) && telemetry.WritesJSON(os.Stderr, format) {
+		telemetry.NewLogger(os.Stderr, slog.LevelError, format).Error("failed", "error", err.Error())
+	} else {
+		fmt.Fprintln(os.Stderr, "user-management:", err)
+	}
+	os.Exit(1)
+}
+
+// logged is an error of a command that writes a log.
+type logged struct{ error }
+
 // command is a subcommand once its flags have been read.
-type command func(ctx context.Context, cfg config.Config, stdout io.Writer) error
+type command func(ctx context.Context, stdout io.Writer) error
 
 func run(args []string, stdout io.Writer) error {
 	name := "serve"
-	if len(args) > 0 && (len(args[0]) == 0 || args[0][0] != '-') {
+	switch {
+	case len(args) > 0 && args[0] == "--version":
+		name, args = "version", args[1:]
+	case len(args) > 0 && (len(args[0]) == 0 || args[0][0] != '-'):
 		name, args = args[0], args[1:]
+	}
+	if name == "apikey" {
+		name = "apikey new"
+		switch {
+		case len(args) > 0 && args[0] == "new":
+			args = args[1:]
+		case len(args) == 0 || args[0] != "--help" && args[0] != "-h":
+			return errors.New("want: user-management apikey new --name NAME --scopes SCOPE,SCOPE (see apikey --help)")
+		}
 	}
 	flags := flag.NewFlagSet(name, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	var do command
 	switch name {
 	case "serve":
-		do = app.Run
+		do = logging(configured(app.Run))
 	case "migrate":
-		do = app.Migrate
+		do = logging(configured(app.Migrate))
 	case "health":
-		do = health
+		do = health(flags)
 	case "verify":
-		do = verify(flags)
-	case "apikey":
-		return newAPIKey(flags, args, stdout)
+		do = configured(verify(flags))
+	case "apikey new":
+		do = newAPIKey(flags)
 	case "version":
+		do = version
 	case "help":
 		args = []string{"--help"}
 	default:
 		return fmt.Errorf("there is no command %q (see --help)", name)
 	}
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return help(stdout)
+		return help(name, stdout)
 	} else if err != nil {
-		return fmt.Errorf("%w (see --help)", err)
+		return fmt.Errorf("%s: %w (see %[1]s --help)", name, err)
 	}
 	if flags.NArg() > 0 {
-		return fmt.Errorf("%s does not take %q (see --help)", name, flags.Arg(0))
-	}
-	if name == "version" {
-		_, err := fmt.Fprintln(stdout, app.Version(), app.Commit())
-		return err
-	}
-
-	if err := config.ReadDotenv(); err != nil {
-		return err
-	}
-	cfg, err := config.Load()
-	if err != nil {
-		return err
+		return fmt.Errorf("%s does not take %q (see %[1]s --help)", name, flags.Arg(0))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	// The first signal asks for a stop in good order; with the handler gone a second one ends the process at once.
 	context.AfterFunc(ctx, stop)
-	return do(ctx, cfg, stdout)
+	return do(ctx, stdout)
 }
 
-func help(stdout io.Writer) error {
+func help(name string, stdout io.Writer) error {
+	if manual, ok := manuals[name]; ok {
+		_, err := fmt.Fprint(stdout, manual)
+		return err
+	}
 	_, err := fmt.Fprint(stdout, usage, config.Usage())
 	return err
 }
 
-// newAPIKey needs no settings.
-func newAPIKey(flags *flag.FlagSet, args []string, stdout io.Writer) error {
+// configured is a command that needs the settings.
+func configured(do func(ctx context.Context, cfg config.Config, stdout io.Writer) error) command {
+	return func(ctx context.Context, stdout io.Writer) error {
+		if err := config.ReadDotenv(); err != nil {
+			return err
+		}
+		cfg, err := config.Load()
+		if err != nil {
+			return err
+		}
+		return do(ctx, cfg, stdout)
+	}
+}
+
+// logging marks the errors of a command that writes a log.
+func logging(do command) command {
+	return func(ctx context.Context, stdout io.Writer) error {
+		if err := do(ctx, stdout); err != nil {
+			return logged{err}
+		}
+		return nil
+	}
+}
+
+func version(_ context.Context, stdout io.Writer) error {
+	_, err := fmt.Fprintln(stdout, app.Version(), app.Commit())
+	return err
+}
+
+func newAPIKey(flags *flag.FlagSet) command {
 	name := flags.String("name", "", "")
 	scopes := flags.String("scopes", "", "")
 	expires := flags.String("expires", "", "")
 	comment := flags.String("comment", "", "")
-	if len(args) == 1 && (args[0] == "--help" || args[0] == "-h") {
-		return help(stdout)
+	return func(_ context.Context, stdout io.Writer) error {
+		if err := app.NewAPIKey(*name, *scopes, *expires, *comment, stdout); err != nil {
+			return fmt.Errorf("%w (see apikey new --help)", err)
+		}
+		return nil
 	}
-	if len(args) == 0 || args[0] != "new" {
-		return errors.New("want: apikey new --name NAME --scopes read,consume (see --help)")
-	}
-	if err := flags.Parse(args[1:]); errors.Is(err, flag.ErrHelp) {
-		return help(stdout)
-	} else if err != nil {
-		return fmt.Errorf("apikey new: %w (see --help)", err)
-	}
-	if flags.NArg() > 0 {
-		return fmt.Errorf("apikey new does not take %q (see --help)", flags.Arg(0))
-	}
-	return app.NewAPIKey(*name, *scopes, *expires, *comment, stdout)
 }
 
-func verify(flags *flag.FlagSet) command {
+func verify(flags *flag.FlagSet) func(context.Context, config.Config, io.Writer) error {
 	var since time.Time
 	flags.Func("since", "", func(s string) (err error) {
 		for _, layout := range []string{time.RFC3339, time.DateOnly} {
@@ -152,7 +220,26 @@ func verify(flags *flag.FlagSet) command {
 }
 
 // health is the check of the container: the image has no shell and no curl.
-func health(ctx context.Context, cfg config.Config, _ io.Writer) error {
+func health(flags *flag.FlagSet) command {
+	live := flags.Bool("live", false, "")
+	return func(ctx context.Context, _ io.Writer) error {
+		if err := config.ReadDotenv(); err != nil {
+			return err
+		}
+		cfg, err := config.LoadEndpoint()
+		if err != nil {
+			return err
+		}
+		path := "/health"
+		if *live {
+			path = "/livez"
+		}
+		return probe(ctx, cfg, path)
+	}
+}
+
+// probe returns nil when the service answers 200 at the path.
+func probe(ctx context.Context, cfg config.Config, path string) error {
 	ctx, cancel := context.WithTimeout(ctx, 4*time.Second)
 	defer cancel()
 	host := cfg.ServiceHost
@@ -165,7 +252,7 @@ func health(ctx context.Context, cfg config.Config, _ io.Writer) error {
 		// The certificate is for the names by which others come. Nothing secret is sent or believed here.
 		transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
 	}
-	url := scheme + "://" + net.JoinHostPort(host, strconv.Itoa(cfg.ServicePort)) + "/health"
+	url := scheme + "://" + net.JoinHostPort(host, strconv.Itoa(cfg.ServicePort)) + path
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err

@@ -275,12 +275,12 @@ func TestHelpListsEveryCommandAndVariable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"--help"}, {"-h"}, {"help"}, {"serve", "--help"}, {"apikey", "--help"}, {"apikey", "new", "-h"}} {
+	for _, args := range [][]string{{"--help"}, {"-h"}, {"help"}, {"serve", "--help"}} {
 		help := run(t, t.TempDir(), nil, args...).want(t, 0).stdout
 		if got, want := variables(help), variables(string(example)); !slices.Equal(got, want) || len(want) < 20 {
 			t.Errorf("%q lists %q, .env.example %q", args, got, want)
 		}
-		for _, command := range []string{"serve", "migrate", "verify", "health", "version"} {
+		for _, command := range []string{"serve", "migrate", "verify", "apikey new", "health", "version"} {
 			if !strings.Contains(help, "\n  "+command+" ") {
 				t.Errorf("%q does not list %s", args, command)
 			}
@@ -288,10 +288,83 @@ func TestHelpListsEveryCommandAndVariable(t *testing.T) {
 	}
 }
 
+func TestHelpOfACommand_SaysWhatItTakes(t *testing.T) {
+	t.Parallel()
+	for command, flags := range map[string][]string{
+		"migrate": nil, "verify": {"--since", "--reconcile"}, "health": {"--live"}, "version": nil,
+		"apikey": {"--name", "--scopes", "--expires", "--comment"}, "apikey new": {"--name", "--scopes", "--expires", "--comment"},
+	} {
+		for _, asks := range []string{"--help", "-h"} {
+			help := run(t, t.TempDir(), nil, append(strings.Fields(command), asks)...).want(t, 0).stdout
+			if !strings.HasPrefix(help, "Usage: user-management "+command) || strings.Count(help, "\n") > 12 || len(variables(help)) > 0 {
+				t.Errorf("%s %s prints\n%s", command, asks, help)
+			}
+			for _, name := range flags {
+				if !strings.Contains(help, "\n  "+name+" ") {
+					t.Errorf("%s is missing in\n%s", name, help)
+				}
+			}
+		}
+	}
+}
+
 func TestVersion(t *testing.T) {
 	t.Parallel()
-	if out := run(t, t.TempDir(), nil, "version").want(t, 0).stdout; out != "v1.2.3 0123abc\n" {
-		t.Errorf("printed %q", out)
+	for _, arg := range []string{"version", "--version"} {
+		if out := run(t, t.TempDir(), nil, arg).want(t, 0).stdout; out != "v1.2.3 0123abc\n" {
+			t.Errorf("%s printed %q", arg, out)
+		}
+	}
+}
+
+func TestAPIKey_SaysWhatItWants(t *testing.T) {
+	t.Parallel()
+	for args, says := range map[string]string{
+		"":                               "apikey new --name NAME --scopes SCOPE,SCOPE",
+		"old":                            "apikey new --name NAME --scopes SCOPE,SCOPE",
+		"new":                            "--name NAME and --scopes SCOPE,SCOPE",
+		"new --name a":                   "--name NAME and --scopes SCOPE,SCOPE",
+		"new --name a --scopes read,foo": "read, consume, refund, export, manage and metrics",
+		"new --name a/b --scopes read":   "letters, digits, dots, underscores and hyphens",
+		"new --name a --scopes read --expires soon":  "--expires: the expiry is not a day such as 2027-06-30",
+		"new --name a --scopes read and more":        "does not take",
+		"new --name a --scopes read --until forever": "not defined",
+	} {
+		run(t, t.TempDir(), nil, append([]string{"apikey"}, strings.Fields(args)...)...).wantLine(t, says, "--help")
+	}
+	for _, scopes := range []string{"read,consume", "read+consume", "read, consume"} {
+		out := run(t, t.TempDir(), nil, "apikey", "new", "--name", "a", "--scopes", scopes).want(t, 0).stdout
+		if !strings.Contains(out, "\na:read+consume:") {
+			t.Errorf("%s: %s", scopes, out)
+		}
+	}
+}
+
+func TestTheLastLineOfALog_IsOneOfTheLog(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		env  []string
+		args []string
+		json bool
+	}{
+		"in a container":                 {nil, nil, true},
+		"with LOG_FORMAT=json":           {[]string{"LOG_FORMAT=json"}, []string{"migrate"}, true},
+		"with a format that is none":     {[]string{"LOG_FORMAT=xml"}, []string{"serve"}, true},
+		"as text":                        {[]string{"LOG_FORMAT=text"}, nil, false},
+		"of a command that logs nothing": {[]string{"LOG_FORMAT=json"}, []string{"verify"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := run(t, t.TempDir(), c.env, c.args...).want(t, 1)
+			var line struct{ Time, Level, Msg, Error string }
+			err := json.Unmarshal([]byte(r.stderr), &line)
+			if c.json && (err != nil || line.Time == "" || line.Level != "ERROR" || line.Msg != "failed" || !strings.Contains(line.Error, "DATABASE_URL is required")) {
+				t.Errorf("%v: %s", err, r.stderr)
+			}
+			if !c.json && !strings.HasPrefix(r.stderr, "user-management: ") {
+				t.Errorf("got %s", r.stderr)
+			}
+		})
 	}
 }
 
@@ -357,7 +430,7 @@ func TestSettings(t *testing.T) {
 		t.Parallel()
 		r := run(t, t.TempDir(), []string{
 			"DATABASE_URL=mysql://u:secret@h/d", "SERVICE_PORT=99999", "LOG_LEVEL=loud", "TIER_MONTHLY_TOKENS=gold:5",
-			"DB_MAX_CONNS=many", "REQUEST_TIMEOUT=10", "SHUTDOWN_TIMEOUT=1s",
+			"DB_MAX_CONNS=many", "REQUEST_TIMEOUT=10", "SHUTDOWN_TIMEOUT=1s", "LOG_FORMAT=text",
 		}).want(t, 1)
 		for _, name := range []string{"DATABASE_URL", "SERVICE_PORT", "LOG_LEVEL", "TIER_MONTHLY_TOKENS", "DB_MAX_CONNS", "REQUEST_TIMEOUT"} {
 			if n := strings.Count(r.stderr, "\n  "+name+" "); n != 1 {
@@ -450,12 +523,17 @@ func TestHealthSpeaksTLSWhereTheServiceDoes(t *testing.T) {
 	t.Parallel()
 	service := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	t.Cleanup(service.Close)
-	env := []string{
-		"DATABASE_URL=postgresql://127.0.0.1:1/db", "SERVICE_PORT=" + service.URL[strings.LastIndex(service.URL, ":")+1:],
-		"TLS_CERT_FILE=/tls.crt", "TLS_KEY_FILE=/tls.key",
-	}
+	env := []string{"SERVICE_PORT=" + service.URL[strings.LastIndex(service.URL, ":")+1:], "TLS_CERT_FILE=/tls.crt"}
 	run(t, t.TempDir(), env, "health").want(t, 0)
-	run(t, t.TempDir(), env[:2], "health").want(t, 1)
+	run(t, t.TempDir(), env[:1], "health").want(t, 1)
+}
+
+func TestHealth_NamesASettingOfItsOwnThatIsWrong(t *testing.T) {
+	t.Parallel()
+	r := run(t, t.TempDir(), []string{"SERVICE_PORT=http", "DB_MAX_CONNS=many"}, "health").want(t, 1)
+	if !strings.Contains(r.stderr, "SERVICE_PORT") || strings.Contains(r.stderr, "DB_MAX_CONNS") {
+		t.Errorf("errors: %s", r.stderr)
+	}
 }
 
 func TestAServiceFromItsMigrationToItsEnd(t *testing.T) {
@@ -475,11 +553,12 @@ func TestAServiceFromItsMigrationToItsEnd(t *testing.T) {
 	if err := s.consume("u", "k"); err != nil {
 		t.Fatal(err)
 	}
-	health := []string{env, "SERVICE_PORT=" + s.port}
+	health := []string{"SERVICE_PORT=" + s.port}
 	run(t, t.TempDir(), health, "health").want(t, 0)
+	run(t, t.TempDir(), health, "health", "--live").want(t, 0)
 	run(t, t.TempDir(), []string{env}, "verify").want(t, 0)
 
-	taken := run(t, t.TempDir(), append(health, "SERVICE_HOST=127.0.0.1"), "serve")
+	taken := run(t, t.TempDir(), append(health, env, "SERVICE_HOST=127.0.0.1"), "serve")
 	taken.wantLine(t, "SERVICE_PORT", s.port)
 
 	if code := s.end(syscall.SIGTERM); code != 0 {
@@ -497,7 +576,24 @@ func TestAServiceFromItsMigrationToItsEnd(t *testing.T) {
 	}
 }
 
-func TestHealthFailsWhenTheDatabaseIsGone(t *testing.T) {
+var healthCheckCommand = regexp.MustCompile(`(?m)^HEALTHCHECK .*CMD (\[.*\])$`)
+
+// healthCheck returns the arguments of the program with which the image asks whether it is healthy.
+func healthCheck(t *testing.T) []string {
+	t.Helper()
+	content, err := os.ReadFile("../../Dockerfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var command []string
+	found := healthCheckCommand.FindSubmatch(content)
+	if found == nil || json.Unmarshal(found[1], &command) != nil || command[0] != "/user-management" {
+		t.Fatalf("no HEALTHCHECK by the program in\n%s", content)
+	}
+	return command[1:]
+}
+
+func TestHealth_FailsWithoutTheDatabaseUnlessItAsksForLifeOnly(t *testing.T) {
 	t.Parallel()
 	dsn := localpgtest.Empty(t)
 	s := serve(t, "DATABASE_URL="+dsn)
@@ -509,7 +605,10 @@ func TestHealthFailsWhenTheDatabaseIsGone(t *testing.T) {
 	db := connect(t, localpgtest.Empty(t))
 	db.Exec(fmt.Sprintf("ALTER DATABASE %q ALLOW_CONNECTIONS false", name))
 	db.Exec("SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE datname = $1", name)
-	run(t, t.TempDir(), []string{"DATABASE_URL=" + dsn, "SERVICE_PORT=" + s.port}, "health").wantLine(t, "503")
+	env := []string{"SERVICE_PORT=" + s.port}
+	run(t, t.TempDir(), env, "health").wantLine(t, "503")
+	run(t, t.TempDir(), env, "health", "--live").want(t, 0)
+	run(t, t.TempDir(), env, healthCheck(t)...).want(t, 0)
 }
 
 func TestAHangupSaysWhetherKeysWereReadAgain(t *testing.T) {

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -102,20 +103,23 @@ func keyExpiries(a *auth.Authenticator) map[string]time.Time {
 }
 
 // NewAPIKey makes an API key and prints two lines: the secret for its holder, and the entry for API_KEYS. Scopes are
-// separated by commas; expires is the last day on which the key is accepted, such as 2027-06-30, and may be empty, as may
+// separated by commas, or by + as in that entry; expires is the last day on which the key is accepted, such as 2027-06-30, and may be empty, as may
 // comment.
 func NewAPIKey(name, scopes, expires, comment string, stdout io.Writer) error {
+	if name == "" || scopes == "" {
+		return errors.New("a key needs --name NAME and --scopes SCOPE,SCOPE")
+	}
 	key := auth.Key{Name: name, Comment: comment}
-	for scope := range strings.SplitSeq(scopes, ",") {
+	for scope := range strings.FieldsFuncSeq(scopes, func(r rune) bool { return r == ',' || r == '+' }) {
 		key.Scopes = append(key.Scopes, auth.Scope(strings.TrimSpace(scope)))
 	}
 	if expires != "" {
 		var err error
 		if key.Expires, err = auth.ParseExpiry(expires); err != nil {
-			return err
+			return fmt.Errorf("--expires: %w", err)
 		}
 		if time.Until(key.Expires) < 0 {
-			return fmt.Errorf("the expiry %s has passed already", expires)
+			return fmt.Errorf("--expires: %s has passed already", expires)
 		}
 	}
 	secret, entry, err := auth.NewKey(key)

@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"runtime/debug"
@@ -68,7 +69,8 @@ func Commit() string { return commit }
 // clean stop; otherwise the error is one line for the operator.
 func Run(ctx context.Context, cfg config.Config, stdout io.Writer) (err error) {
 	log := telemetry.NewLogger(stdout, cfg.LogLevel, cfg.LogFormat)
-	log.Info("starting", "version", version, "commit", commit, "config", cfg)
+	log.Info("starting", "version", version, "commit", commit, "config", cfg.Changed())
+	log.Debug("settings", "config", cfg)
 	for _, wrong := range config.Misspelled() {
 		log.Warn("a variable of the environment looks like a misspelled setting and is ignored", "variable", wrong.Variable, "meant", wrong.Meant)
 	}
@@ -85,7 +87,7 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) (err error) {
 		return err
 	}
 	defer tracing.stop()
-	metrics := telemetry.NewMetrics(version, commit)
+	metrics := telemetry.NewMetrics(version, commit, httpapi.Codes())
 	stopMetrics, err := serveMetrics(cfg, log, metrics.Handler())
 	if err != nil {
 		return err
@@ -101,6 +103,12 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) (err error) {
 		return err
 	}
 	metrics.KeyExpiries(func() map[string]time.Time { return keyExpiries(access) })
+	if access.Open() {
+		metrics.Open()
+	}
+	if cfg.CognitoIssuer != "" {
+		metrics.Issuer(access.IssuerReachable)
+	}
 
 	database := databaseOptions(cfg, log)
 	database.Observer, database.Tracer, database.GroupSpan = metrics, tracing.database, tracing.group
@@ -130,7 +138,7 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) (err error) {
 		return err
 	}
 	users.Observer, users.Span = metrics, tracing.operation
-	stopSweep := sweeping(context.WithoutCancel(ctx), users, cfg.SweepInterval, log)
+	stopSweep := sweeping(context.WithoutCancel(ctx), users, store.OldestDueHold, metrics, cfg.SweepInterval, log)
 	defer within(stopping, stopSweep) // if it does not end, nor does the database
 
 	options := httpapi.Options{
@@ -188,27 +196,36 @@ func within(ctx context.Context, f func()) bool {
 }
 
 // sweeping returns the tokens of reservations that ran out and goes on with erases, each every interval until ctx is done
-// or the function it returns is called, which waits for what is under way.
-func sweeping(ctx context.Context, users *user.Service, interval time.Duration, log *slog.Logger) (stop func()) {
+// or the function it returns is called, which waits for what is under way. Replicas that were started together begin at
+// different times. What is left and what failed is in metrics; oldestDue finds what is left.
+func sweeping(ctx context.Context, users *user.Service, oldestDue func(context.Context) (time.Duration, error), metrics *telemetry.Metrics,
+	interval time.Duration, log *slog.Logger,
+) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	repeat := func(do func()) {
 		running.Go(func() {
-			ticker := time.NewTicker(interval)
-			defer ticker.Stop()
+			timer := time.NewTimer(rand.N(interval))
+			defer timer.Stop()
 			for {
 				select {
 				case <-ctx.Done():
 					return
-				case <-ticker.C:
+				case <-timer.C:
 					do()
+					timer.Reset(interval)
 				}
 			}
 		})
 	}
 	repeat(func() {
 		expired, err := users.Sweep(ctx)
-		if err != nil && ctx.Err() == nil {
+		age, ageErr := oldestDue(ctx)
+		if ageErr == nil {
+			metrics.OldestDueReservation(age)
+		}
+		if err = errors.Join(err, ageErr); err != nil && ctx.Err() == nil {
+			metrics.SweepFailed(telemetry.SweepReservations)
 			log.Warn("the sweep of reservations failed in part", "expired", expired, "error", err)
 		} else if expired > 0 {
 			log.Info("reservations expired", "expired", expired)
@@ -216,6 +233,7 @@ func sweeping(ctx context.Context, users *user.Service, interval time.Duration, 
 	})
 	repeat(func() {
 		if err := users.FinishErases(ctx); err != nil && ctx.Err() == nil {
+			metrics.SweepFailed(telemetry.SweepErases)
 			log.Warn("an erase was not finished, the next sweep goes on with it", "error", err)
 		}
 	})
@@ -308,7 +326,7 @@ func serve(ctx, stopping context.Context, cfg config.Config, log *slog.Logger, a
 	if secured != nil {
 		accept = func(l net.Listener) error { return server.ServeTLS(l, "", "") }
 	}
-	log.Info("listening", "address", listener.Addr().String(), "tls", secured != nil)
+	log.Info("listening", "address", listener.Addr().String(), "tls", secured != nil, "url", browserURL(listener.Addr(), secured != nil))
 
 	failed := make(chan error, 1)
 	go func() { failed <- accept(listener) }()
@@ -329,6 +347,22 @@ func serve(ctx, stopping context.Context, cfg config.Config, log *slog.Logger, a
 		return errors.Join(fmt.Errorf("requests were still under way after SHUTDOWN_TIMEOUT (%s)", cfg.ShutdownTimeout), server.Close())
 	}
 	return nil
+}
+
+// browserURL is where a browser on this machine finds what listens on the address.
+func browserURL(address net.Addr, secured bool) string {
+	host, port, err := net.SplitHostPort(address.String())
+	if err != nil {
+		return ""
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	scheme := "http"
+	if secured {
+		scheme = "https"
+	}
+	return scheme + "://" + net.JoinHostPort(host, port)
 }
 
 // listen opens a port; the error names the variable that has it.

@@ -123,6 +123,48 @@ func TestTheLogAndAMetricNameKeysThatRunOut(t *testing.T) {
 	}
 }
 
+func TestMetrics_AreThereFromTheStart(t *testing.T) {
+	t.Parallel()
+	dsn := localpgtest.New(t)
+	secret, entry := newKey(t, "prometheus", "metrics")
+	for name, c := range map[string]struct {
+		change func(*config.Config)
+		open   string
+		issuer bool
+	}{
+		"of an open service": {func(*config.Config) {}, "1", false},
+		"of one with keys":   {func(cfg *config.Config) { _ = cfg.APIKeys.Decode(entry) }, "0", false},
+		"of one with an issuer": {func(cfg *config.Config) {
+			_ = cfg.APIKeys.Decode(entry)
+			cfg.CognitoIssuer, cfg.CognitoClientIDs = "http://127.0.0.1:1/pool", config.List{"client"}
+		}, "0", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := start(t, dsn, c.change)
+			_, metrics, err := newClient(t).get(r.url+"/metrics", "X-API-Key", secret)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := []string{"user_management_open " + c.open, "user_management_oldest_due_reservation_age_seconds 0"}
+			for _, code := range httpapi.Codes() {
+				want = append(want, fmt.Sprintf("user_management_problems_total{code=%q} 0", code))
+			}
+			if c.issuer {
+				want = append(want, "user_management_token_issuer_reachable 0")
+			}
+			for _, line := range want {
+				if !strings.Contains(metrics, "\n"+line+"\n") {
+					t.Errorf("%q is missing in\n%s", line, metrics)
+				}
+			}
+			if strings.Contains(metrics, "issuer_reachable ") != c.issuer {
+				t.Errorf("an issuer is in the metrics, or is not:\n%s", metrics)
+			}
+		})
+	}
+}
+
 func TestMetricsStandOnOnePortOnly(t *testing.T) {
 	t.Parallel()
 	dsn := localpgtest.New(t)
@@ -362,7 +404,7 @@ func newHandler(tb testing.TB, metrics *telemetry.Metrics, tracing *telemetry.Tr
 
 func TestTenThousandUsersMakeNoMoreSeriesThanOne(t *testing.T) {
 	t.Parallel()
-	handler := newHandler(t, telemetry.NewMetrics("v1", "abc"), nil)
+	handler := newHandler(t, telemetry.NewMetrics("v1", "abc", httpapi.Codes()), nil)
 	call := func(method, path, body string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
 		r := httptest.NewRequest(method, path, strings.NewReader(body))
@@ -419,7 +461,7 @@ func BenchmarkTracing(b *testing.B) {
 		}
 	}()
 	for name, t := range map[string]*telemetry.Tracing{"off": nil, "on": tracing} {
-		handler := newHandler(b, telemetry.NewMetrics("v1", "abc"), t)
+		handler := newHandler(b, telemetry.NewMetrics("v1", "abc", httpapi.Codes()), t)
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {

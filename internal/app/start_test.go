@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -101,5 +102,23 @@ func TestNoteSettings(t *testing.T) {
 	store.err = errors.New("permission denied")
 	if got := start(agency, "UTC"); !strings.Contains(got, "permission denied") {
 		t.Errorf("settings that cannot be read: %q", got)
+	}
+}
+
+func TestBrowserURL(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string]string{
+		"0.0.0.0:8001": "http://localhost:8001", "[::]:8001": "http://localhost:8001", "127.0.0.1:80": "http://127.0.0.1:80", "[::1]:80": "http://[::1]:80",
+	} {
+		at, err := net.ResolveTCPAddr("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := browserURL(at, false); got != want {
+			t.Errorf("%s: %s, want %s", address, got, want)
+		}
+		if got, want := browserURL(at, true), strings.Replace(want, "http", "https", 1); got != want {
+			t.Errorf("%s with TLS: %s, want %s", address, got, want)
+		}
 	}
 }

@@ -186,6 +186,26 @@ func (c Config) LogValue() slog.Value {
 	return slog.GroupValue(attrs...)
 }
 
+// Changed are the settings that differ from their defaults, as LogValue has them all.
+func (c Config) Changed() slog.Value {
+	var attrs []slog.Attr
+	for _, field := range variables {
+		if !c.isDefault(field) {
+			attrs = append(attrs, slog.String(name(field), fmt.Sprint(c.value(field))))
+		}
+	}
+	return slog.GroupValue(attrs...)
+}
+
+func (c Config) isDefault(field reflect.StructField) bool {
+	value, text := c.value(field), field.Tag.Get("default")
+	if d, ok := value.(time.Duration); ok {
+		other, err := time.ParseDuration(text)
+		return err == nil && d == other
+	}
+	return strings.EqualFold(fmt.Sprint(value), text) // levels print in capitals
+}
+
 func (c Config) value(field reflect.StructField) any {
 	return reflect.ValueOf(c).FieldByIndex(field.Index).Interface()
 }

@@ -523,3 +523,37 @@ func TestPrintedConfigHidesPasswordAndKeys(t *testing.T) {
 		}
 	}
 }
+
+func TestChanged_HasWhatDiffersFromTheDefaults(t *testing.T) {
+	defaults := map[string]string{}
+	for _, field := range variables {
+		defaults[name(field)] = field.Tag.Get("default")
+	}
+	delete(defaults, "DATABASE_URL")
+	for outcome, c := range map[string]struct {
+		set  map[string]string
+		want string
+	}{
+		"nothing is set":              {nil, ""},
+		"the defaults are set":        {defaults, ""},
+		"the same in another writing": {map[string]string{"HTTP_IDLE_TIMEOUT": "120s", "LOG_LEVEL": "INFO"}, ""},
+		"some differ": {
+			map[string]string{"HTTP_IDLE_TIMEOUT": "3m", "LOG_LEVEL": "debug", "API_KEYS": "a:read:" + secret, "SUBSCRIPTION_GRACE": "72h"},
+			" API_KEYS=*** SUBSCRIPTION_GRACE=72h0m0s LOG_LEVEL=DEBUG HTTP_IDLE_TIMEOUT=3m0s",
+		},
+	} {
+		t.Run(outcome, func(t *testing.T) {
+			cfg, err := loadWith(t, c.set)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, attr := range cfg.Changed().Group() {
+				got = append(got, attr.String())
+			}
+			if want := "DATABASE_URL=postgresql://***@db.example:5432/app" + c.want; strings.Join(got, " ") != want {
+				t.Errorf("got %q, want %s", got, want)
+			}
+		})
+	}
+}

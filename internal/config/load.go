@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"os"
 	"reflect"
 	"regexp"
@@ -54,25 +53,11 @@ func Load() (Config, error) {
 		return Config{}, err
 	}
 
-	var cfg Config
-	reasons, examples := make(map[string]string), make(map[string]string) // by name of the field
-	for _, field := range variables {
-		if err := load(reflect.ValueOf(&cfg).Elem(), field); err != nil {
-			reasons[field.Name] = err.Error()
-		}
+	cfg, reasons, err := read(variables)
+	if err != nil {
+		return Config{}, err
 	}
-
-	unparsed := slices.Collect(maps.Keys(reasons))
-	var invalid validator.ValidationErrors
-	if err := validate.StructExcept(cfg, unparsed...); errors.As(err, &invalid) {
-		for _, failed := range invalid {
-			field, _ := reflect.TypeFor[Config]().FieldByName(failed.StructField())
-			reasons[field.Name] = refusal(field, os.Getenv(name(field))).Error()
-		}
-	} else if err != nil {
-		return Config{}, fmt.Errorf("check the configuration: %w", err)
-	}
-
+	examples := make(map[string]string) // by name of the field
 	if reasons["DatabaseURL"] == "" {
 		completeDatabaseURL(&cfg, reasons)
 	}
@@ -83,9 +68,66 @@ func Load() (Config, error) {
 		}
 	}
 
-	if len(reasons) == 0 {
-		return cfg, nil
+	if len(reasons) > 0 {
+		return Config{}, failure(reasons, examples)
 	}
+	return cfg, nil
+}
+
+// LoadEndpoint is Load for a program that only calls the service: it reads where that listens and whether it speaks TLS
+// there, SERVICE_HOST, SERVICE_PORT and TLS_CERT_FILE, and leaves the rest empty.
+func LoadEndpoint() (Config, error) {
+	if err := unsetEmpty(); err != nil {
+		return Config{}, err
+	}
+	var fields []reflect.StructField
+	for _, field := range variables {
+		if slices.Contains([]string{"ServiceHost", "ServicePort", "TLSCertFile"}, field.Name) {
+			fields = append(fields, field)
+		}
+	}
+	cfg, reasons, err := read(fields)
+	if err != nil {
+		return Config{}, err
+	}
+	if len(reasons) > 0 {
+		return Config{}, failure(reasons, nil)
+	}
+	return cfg, nil
+}
+
+// LogFormat is LOG_FORMAT as far as it can be used, for a line that has to be written although Load has failed.
+func LogFormat() string {
+	field, _ := reflect.TypeFor[Config]().FieldByName("LogFormat")
+	cfg, _, _ := read([]reflect.StructField{field})
+	return cfg.LogFormat
+}
+
+// read reads the fields and checks each by itself. The reasons say of those that cannot be used, by name, why.
+func read(fields []reflect.StructField) (cfg Config, reasons map[string]string, err error) {
+	reasons = make(map[string]string)
+	var parsed []string
+	for _, field := range fields {
+		if err := load(reflect.ValueOf(&cfg).Elem(), field); err != nil {
+			reasons[field.Name] = err.Error()
+			continue
+		}
+		parsed = append(parsed, field.Name)
+	}
+	var invalid validator.ValidationErrors
+	if err := validate.StructPartial(cfg, parsed...); errors.As(err, &invalid) {
+		for _, failed := range invalid {
+			field, _ := reflect.TypeFor[Config]().FieldByName(failed.StructField())
+			reasons[field.Name] = refusal(field, os.Getenv(name(field))).Error()
+		}
+	} else if err != nil {
+		return Config{}, nil, fmt.Errorf("check the configuration: %w", err)
+	}
+	return cfg, reasons, nil
+}
+
+// failure is the error for the reasons; the examples are those that the fields do not have themselves.
+func failure(reasons, examples map[string]string) *Error {
 	failure := &Error{}
 	for _, field := range variables {
 		if reason := reasons[field.Name]; reason != "" {
@@ -96,7 +138,7 @@ func Load() (Config, error) {
 			})
 		}
 	}
-	return Config{}, failure
+	return failure
 }
 
 // completeDatabaseURL puts what other settings say about the database into its URL.

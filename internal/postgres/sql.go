@@ -193,6 +193,10 @@ const (
 		WHERE status = 'open' AND expires_at <= $1 AND cognito_user_id > $2
 		ORDER BY cognito_user_id LIMIT $3`
 
+	// One look at the end of reservations_due.
+	selectOldestDueHold = `SELECT greatest(extract(epoch FROM now() - min(expires_at)), 0)::float8
+		FROM viralpilot.reservations WHERE status = 'open'`
+
 	// The page is taken before it is joined: where the statistics know little of an account, a plan that joins first reads the
 	// whole ledger. The ledger of an account that is being erased goes on from that of its pseudonym.
 	selectChain = `SELECT l.cognito_user_id, l.entry_id, l.kind, l.amount, l.balance_after, l.used_after, l.tokens_charged,

@@ -291,6 +291,15 @@ func (s *Store) AccountsWithDueHold(ctx context.Context, now time.Time, after st
 	return list(ctx, s, pgx.RowTo[string], selectDueAccounts, now, after, limit)
 }
 
+// OldestDueHold returns how long ago the oldest open reservation ran out, by the database's clock; 0 when none has.
+func (s *Store) OldestDueHold(ctx context.Context) (time.Duration, error) {
+	ages, err := list(ctx, s, pgx.RowTo[float64], selectOldestDueHold)
+	if err != nil {
+		return 0, err
+	}
+	return time.Duration(ages[0] * float64(time.Second)), nil
+}
+
 // Chain implements [user.LedgerReader].
 func (s *Store) Chain(ctx context.Context, afterAccount string, afterEntry int64, since time.Time, limit int) ([]user.ChainEntry, error) {
 	return list(ctx, s, scanChainEntry, selectChain, afterAccount, afterEntry, optional(since), limit)

@@ -21,18 +21,29 @@ type Metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	inFlight prometheus.Gauge
+	problems *prometheus.CounterVec
 
 	consumed, toppedUp, reserved, refunded prometheus.Counter
 	resets                                 prometheus.Counter
-	refused                                *prometheus.CounterVec
 
 	groupSize    prometheus.Histogram
 	groupWait    prometheus.Histogram
 	groupRetries prometheus.Counter
+
+	sweepFailures *prometheus.CounterVec
+	oldestDue     prometheus.Gauge
+	open          prometheus.Gauge
 }
 
-// NewMetrics returns metrics that all stand at zero, for this version and commit.
-func NewMetrics(version, commit string) *Metrics {
+// Tasks of the sweep, which fail each by itself.
+const (
+	SweepReservations = "reservations"
+	SweepErases       = "erases"
+)
+
+// NewMetrics returns metrics that all stand at zero, for this version and commit. The codes are those that problems may
+// have: each has its series from the start, since Prometheus sees no increase in one that begins with its first event.
+func NewMetrics(version, commit string, codes []user.Code) *Metrics {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	factory := promauto.With(registry)
@@ -41,7 +52,7 @@ func NewMetrics(version, commit string) *Metrics {
 	}, []string{"version", "commit"}).WithLabelValues(version, commit).Set(1)
 	// From a lone update to a full second: what is beyond is an outage.
 	seconds := []float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5}
-	return &Metrics{
+	m := &Metrics{
 		registry: registry,
 		requests: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "http_requests_total", Help: "Requests answered, by method, route pattern and status.",
@@ -52,6 +63,9 @@ func NewMetrics(version, commit string) *Metrics {
 		inFlight: factory.NewGauge(prometheus.GaugeOpts{
 			Name: "http_requests_in_flight", Help: "Requests that are being answered.",
 		}),
+		problems: factory.NewCounterVec(prometheus.CounterOpts{
+			Name: "user_management_problems_total", Help: "Requests answered with a problem document, by its code.",
+		}, []string{"code"}),
 		consumed: factory.NewCounter(prometheus.CounterOpts{
 			Name: "user_management_tokens_consumed_total", Help: "Tokens charged by consume and settle.",
 		}),
@@ -67,9 +81,6 @@ func NewMetrics(version, commit string) *Metrics {
 		resets: factory.NewCounter(prometheus.CounterOpts{
 			Name: "user_management_monthly_resets_total", Help: "Monthly resets of accounts.",
 		}),
-		refused: factory.NewCounterVec(prometheus.CounterOpts{
-			Name: "user_management_refusals_total", Help: "Commands refused, by code.",
-		}, []string{"code"}),
 		groupSize: factory.NewHistogram(prometheus.HistogramOpts{
 			Name: "user_management_commit_group_size", Help: "Updates that one transaction served.",
 			Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024},
@@ -80,7 +91,24 @@ func NewMetrics(version, commit string) *Metrics {
 		groupRetries: factory.NewCounter(prometheus.CounterOpts{
 			Name: "user_management_commit_group_retries_total", Help: "Transactions that were tried again, after a deadlock or split in halves.",
 		}),
+		sweepFailures: factory.NewCounterVec(prometheus.CounterOpts{
+			Name: "user_management_sweep_failures_total", Help: "Rounds of the sweep that failed, if only in part, by task.",
+		}, []string{"task"}),
+		oldestDue: factory.NewGauge(prometheus.GaugeOpts{
+			Name: "user_management_oldest_due_reservation_age_seconds",
+			Help: "How long ago the oldest reservation ran out that the last sweep has left open; 0 when it left none.",
+		}),
+		open: factory.NewGauge(prometheus.GaugeOpts{
+			Name: "user_management_open", Help: "1 while nobody needs a key or a token, 0 otherwise.",
+		}),
 	}
+	for _, code := range codes {
+		m.problems.WithLabelValues(string(code))
+	}
+	for _, task := range []string{SweepReservations, SweepErases} {
+		m.sweepFailures.WithLabelValues(task)
+	}
+	return m
 }
 
 // Handler serves the metrics.
@@ -118,8 +146,31 @@ func (m *Metrics) Entry(e user.Entry) {
 	}
 }
 
-// Refusal implements user.Observer.
-func (m *Metrics) Refusal(code user.Code) { m.refused.WithLabelValues(string(code)).Inc() }
+// Problem counts a request that was answered with a problem document.
+func (m *Metrics) Problem(code user.Code) { m.problems.WithLabelValues(string(code)).Inc() }
+
+// SweepFailed counts a round of the sweep whose task failed.
+func (m *Metrics) SweepFailed(task string) { m.sweepFailures.WithLabelValues(task).Inc() }
+
+// OldestDueReservation notes how long ago the oldest reservation ran out that is still open.
+func (m *Metrics) OldestDueReservation(age time.Duration) { m.oldestDue.Set(age.Seconds()) }
+
+// Open notes that nobody needs a key or a token.
+func (m *Metrics) Open() { m.open.Set(1) }
+
+// Issuer adds whether the keys of the token issuer could be fetched when that was last tried, which reachable returns
+// whenever the metrics are read.
+func (m *Metrics) Issuer(reachable func() bool) {
+	promauto.With(m.registry).NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "user_management_token_issuer_reachable",
+		Help: "1 while the keys of the token issuer can be fetched, 0 otherwise.",
+	}, func() float64 {
+		if reachable() {
+			return 1
+		}
+		return 0
+	})
+}
 
 // Group counts a transaction that served size updates, the first of which had waited.
 func (m *Metrics) Group(size int, wait time.Duration) {

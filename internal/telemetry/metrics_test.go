@@ -20,7 +20,7 @@ import (
 
 // used returns metrics that have counted something of everything.
 func used() *Metrics {
-	m := NewMetrics("v1", "abc")
+	m := NewMetrics("v1", "abc", []user.Code{user.CodeInternal, user.CodeInsufficientTokens})
 	m.Begin()()
 	m.Request(http.MethodGet, "/user/{cognito_user_id}", http.StatusOK, time.Millisecond)
 	m.Entry(user.Entry{Kind: user.KindConsume, Amount: -3, TokensCharged: 3})
@@ -29,12 +29,17 @@ func used() *Metrics {
 	m.Entry(user.Entry{Kind: user.KindReserve, Amount: -6})
 	m.Entry(user.Entry{Kind: user.KindRefund, Amount: 2, TokensRefunded: 2})
 	m.Entry(user.Entry{Kind: user.KindMonthlyReset})
-	m.Refusal(user.CodeInsufficientTokens)
+	m.Problem(user.CodeInsufficientTokens)
+	m.SweepFailed(SweepErases)
+	m.OldestDueReservation(90 * time.Second)
+	m.Open()
 	m.Group(2, time.Millisecond)
 	m.Retry()
 	m.Pool(func() PoolStats { return PoolStats{Acquired: 1, Idle: 2, Max: 8, Waits: 3, WaitTime: 4 * time.Second} })
 	m.Certificate(func() time.Time { return time.Unix(1814400000, 0) }, func() int64 { return 1 })
 	m.KeyExpiries(func() map[string]time.Time { return map[string]time.Time{"postpilot": time.Unix(1814400000, 0)} })
+	m.Issuer(func() bool { return true })
+	m.ClockOffset(func() time.Duration { return -2 * time.Second })
 	return m
 }
 
@@ -73,9 +78,26 @@ user_management_tokens_refunded_total 2
 # HELP user_management_monthly_resets_total Monthly resets of accounts.
 # TYPE user_management_monthly_resets_total counter
 user_management_monthly_resets_total 1
-# HELP user_management_refusals_total Commands refused, by code.
-# TYPE user_management_refusals_total counter
-user_management_refusals_total{code="insufficient_tokens"} 1
+# HELP user_management_problems_total Requests answered with a problem document, by its code.
+# TYPE user_management_problems_total counter
+user_management_problems_total{code="insufficient_tokens"} 1
+user_management_problems_total{code="internal"} 0
+# HELP user_management_sweep_failures_total Rounds of the sweep that failed, if only in part, by task.
+# TYPE user_management_sweep_failures_total counter
+user_management_sweep_failures_total{task="erases"} 1
+user_management_sweep_failures_total{task="reservations"} 0
+# HELP user_management_oldest_due_reservation_age_seconds How long ago the oldest reservation ran out that the last sweep has left open; 0 when it left none.
+# TYPE user_management_oldest_due_reservation_age_seconds gauge
+user_management_oldest_due_reservation_age_seconds 90
+# HELP user_management_open 1 while nobody needs a key or a token, 0 otherwise.
+# TYPE user_management_open gauge
+user_management_open 1
+# HELP user_management_token_issuer_reachable 1 while the keys of the token issuer can be fetched, 0 otherwise.
+# TYPE user_management_token_issuer_reachable gauge
+user_management_token_issuer_reachable 1
+# HELP user_management_clock_offset_seconds How far the service's clock is ahead of the database's, by which accounts are judged; negative when it is behind.
+# TYPE user_management_clock_offset_seconds gauge
+user_management_clock_offset_seconds -2
 # HELP user_management_db_pool_connections Connections of the database pool, by state.
 # TYPE user_management_db_pool_connections gauge
 user_management_db_pool_connections{state="acquired"} 1
@@ -99,7 +121,9 @@ http_requests_total{method="GET",route="/user/{cognito_user_id}",status="200"} 1
 # TYPE http_requests_in_flight gauge
 http_requests_in_flight 0
 `), "user_management_tokens_consumed_total", "user_management_tokens_topped_up_total", "user_management_tokens_reserved_total",
-		"user_management_tokens_refunded_total", "user_management_monthly_resets_total", "user_management_refusals_total",
+		"user_management_tokens_refunded_total", "user_management_monthly_resets_total", "user_management_problems_total",
+		"user_management_sweep_failures_total", "user_management_oldest_due_reservation_age_seconds", "user_management_open",
+		"user_management_token_issuer_reachable", "user_management_clock_offset_seconds",
 		"user_management_db_pool_connections", "user_management_db_pool_max_connections", "user_management_db_pool_waits_total",
 		"user_management_db_pool_wait_seconds_total", "user_management_build_info", "http_requests_total", "http_requests_in_flight")
 	if err != nil {
@@ -109,7 +133,7 @@ http_requests_in_flight 0
 
 func TestWhatStrangersSendMakesNoSeries(t *testing.T) {
 	t.Parallel()
-	m := NewMetrics("v1", "abc")
+	m := NewMetrics("v1", "abc", []user.Code{user.CodeInternal, user.CodeInsufficientTokens})
 	count := func() (n int) {
 		for _, f := range gather(t, m) {
 			n += len(f.Metric)
@@ -159,8 +183,8 @@ func TestAskedFor(t *testing.T) {
 	}
 }
 
-// expressions returns every expr of the dashboard and of the rules.
-func expressions(t *testing.T) (all []string) {
+// queries returns every expr of the dashboard.
+func queries(t *testing.T) (all []string) {
 	t.Helper()
 	var dashboard struct {
 		Title  string
@@ -180,6 +204,13 @@ func expressions(t *testing.T) (all []string) {
 			all = append(all, target.Expr)
 		}
 	}
+	return all
+}
+
+// expressions returns every expr of the dashboard and of the rules.
+func expressions(t *testing.T) []string {
+	t.Helper()
+	all := queries(t)
 	for _, rule := range rules(t) {
 		all = append(all, rule.Expr)
 	}
@@ -258,6 +289,36 @@ func TestTheREADMEExplainsEveryMetricAndEveryAlert(t *testing.T) {
 		}
 		if !strings.Contains(readme, "`"+r.Alert+"`") {
 			t.Errorf("README.md has no runbook for %s", r.Alert)
+		}
+	}
+}
+
+// With labels on the left, only on() keeps the 0 from being one more line beside them.
+var orZero = regexp.MustCompile(`( or vector\(0\)| or on\(\) vector\(0\))$`)
+
+func TestDashboard_ShowsZeroWhereASeriesMayBeMissing(t *testing.T) {
+	t.Parallel()
+	for _, expr := range queries(t) {
+		if !orZero.MatchString(expr) {
+			t.Errorf("without a 0: %s", expr)
+		}
+	}
+}
+
+// matchers are what a query demands of the series of a metric.
+var matchers = regexp.MustCompile(`[a-z_]+(\{[^}]*\}|\[)`)
+
+func TestAlerts_SelectTheirJob(t *testing.T) {
+	t.Parallel()
+	for _, r := range rules(t) {
+		found := matchers.FindAllString(r.Expr, -1)
+		if len(found) != len(askedFor(r.Expr)) {
+			t.Errorf("%s asks for %q, with matchers only %q", r.Alert, askedFor(r.Expr), found)
+		}
+		for _, m := range found {
+			if !strings.Contains(m, `job="user-management"`) {
+				t.Errorf("%s takes %s of any job", r.Alert, m)
+			}
 		}
 	}
 }

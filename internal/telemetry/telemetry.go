@@ -11,10 +11,15 @@ import (
 // is text when w is a terminal and JSON otherwise. A duration becomes a number of milliseconds, and its name ends in _ms.
 func NewLogger(w io.Writer, level slog.Level, format string) *slog.Logger {
 	options := &slog.HandlerOptions{Level: level, ReplaceAttr: milliseconds}
-	if format == "text" || format != "json" && isTerminal(w) {
-		return slog.New(slog.NewTextHandler(w, options))
+	if WritesJSON(w, format) {
+		return slog.New(slog.NewJSONHandler(w, options))
 	}
-	return slog.New(slog.NewJSONHandler(w, options))
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// WritesJSON reports whether a logger of the format writes JSON to w.
+func WritesJSON(w io.Writer, format string) bool {
+	return format == "json" || format != "text" && !isTerminal(w)
 }
 
 func milliseconds(_ []string, a slog.Attr) slog.Attr {

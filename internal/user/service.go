@@ -29,8 +29,6 @@ type Service struct {
 type Observer interface {
 	// Entry is called with each entry that has been written.
 	Entry(e Entry)
-	// Refusal is called with the code of each refused or failed change.
-	Refusal(code Code)
 }
 
 // Receipt is the outcome of a command.
@@ -78,7 +76,8 @@ func (s *Service) Create(ctx context.Context, n NewAccount) (_ Receipt, err erro
 			err = gone
 		}
 	}
-	return s.receipt(change, nil), s.observe(change, err)
+	s.observe(change)
+	return s.receipt(change, nil), err
 }
 
 // Put sets what c gives on an account, and makes the account where there is none: created is true then, also when the
@@ -293,24 +292,20 @@ func (s *Service) begin(ctx context.Context, operation string) (spanned context.
 // update is Store.Update, observed.
 func (s *Service) update(ctx context.Context, ref Ref, apply func(State) (Change, error)) (Change, error) {
 	change, err := s.Store.Update(ctx, ref, apply)
-	return change, s.observe(change, err)
+	s.observe(change)
+	return change, err
 }
 
-// observe tells the Observer of a change and returns the error of having made it. Entries without an id were not
-// written.
-func (s *Service) observe(change Change, err error) error {
+// observe tells the Observer of the entries of a change. Those without an id were not written.
+func (s *Service) observe(change Change) {
 	if s.Observer == nil {
-		return err
+		return
 	}
 	for _, e := range change.Entries {
 		if e.ID != 0 {
 			s.Observer.Entry(e)
 		}
 	}
-	if err != nil {
-		s.Observer.Refusal(CodeOf(err))
-	}
-	return err
 }
 
 func (s *Service) now() time.Time { return s.Now().UTC().Truncate(time.Microsecond) }
