@@ -8,7 +8,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -19,7 +18,6 @@ import (
 
 	"github.com/viralpilot/user-management/internal/app"
 	"github.com/viralpilot/user-management/internal/config"
-	"github.com/viralpilot/user-management/internal/telemetry"
 )
 
 const usage = `Usage: user-management [COMMAND]
@@ -78,12 +76,11 @@ func main() {
 	if err == nil {
 		return
 	}
-	// The last line of a log is one of the log.
-	if format := config.LogFormat(); errors.As(err, new(logged)) && telemetry.WritesJSON(os.Stderr, format) {
-		telemetry.NewLogger(os.Stderr, slog.LevelError, format).Error("failed", "error", err.Error())
-	} else {
-		fmt.Fprintln(os.Stderr, "user-management:", err)
+	format := "text"
+	if errors.As(err, new(logged)) {
+		format = config.LogFormat()
 	}
+	app.Report(os.Stderr, format, err)
 	os.Exit(1)
 }
 

@@ -170,6 +170,15 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) (err error) {
 	return serve(ctx, stopping, cfg, log, api, tracing.handler(api.Handler()), secured)
 }
 
+// Report writes to stderr why the program ends: as a line of the log where that is JSON, and else as one for people.
+func Report(stderr io.Writer, format string, err error) {
+	if telemetry.WritesJSON(stderr, format) {
+		telemetry.NewLogger(stderr, slog.LevelError, format).Error("failed", "error", err.Error())
+		return
+	}
+	fmt.Fprintln(stderr, "user-management:", err)
+}
+
 // outlive returns a context that ends that much later than ctx.
 func outlive(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
 	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))

@@ -322,6 +322,9 @@ func (d *renewal) UnmarshalJSON(text []byte) error {
 		return errRenewal
 	}
 	t, err := parseDate(s)
+	if errors.Is(err, errDateRange) {
+		return err
+	}
 	if err != nil {
 		t, err = parseTimestamp(s)
 	}

@@ -47,8 +47,13 @@ func (a *API) usage(w http.ResponseWriter, r *http.Request) error {
 
 func parseDate(s string) (time.Time, error) {
 	t, err := time.Parse(time.DateOnly, s)
-	if err != nil || t.IsZero() || t.Year() < 1 || t.Year() > 9998 { // the zero time means none, and the day after the last is a date too
+	if err != nil {
 		return time.Time{}, fieldMessage("must be a date such as 2026-11-24")
+	}
+	if t.IsZero() || t.Year() < 1 || t.Year() > 9998 { // the zero time means none, and the day after the last is a date too
+		return time.Time{}, errDateRange
 	}
 	return t, nil
 }
+
+const errDateRange = fieldMessage("must be a date from 0001-01-02 to 9998-12-31")

@@ -117,8 +117,9 @@ const (
 	selectLastEntry = `SELECT ` + entryColumns + ` FROM viralpilot.ledger
 		WHERE cognito_user_id = $1 ORDER BY entry_id DESC LIMIT 1`
 
-	// The sum is NULL when an entry has none.
-	sumTopUps = `SELECT cognito_user_id, CASE WHEN count(*) = count(top_ups_amount) THEN sum(top_ups_amount) END
+	// The sum is NULL when an entry has none, or when the entries that the first one continues are not there any more.
+	sumTopUps = `SELECT cognito_user_id, CASE WHEN count(*) = count(top_ups_amount)
+			AND (array_agg(balance_after - amount ORDER BY entry_id))[1] = 0 THEN sum(top_ups_amount) END
 		FROM viralpilot.ledger WHERE cognito_user_id = ANY($1) GROUP BY cognito_user_id`
 
 	sumOpenReservations = `SELECT cognito_user_id, sum(tokens), count(*), min(expires_at) FROM viralpilot.reservations

@@ -15,6 +15,11 @@ func (d *draft) adopt() {
 	d.balance, d.topUps = a.TokensRemaining, a.TopUps
 }
 
+// holdAsIn makes the account hold what its open reservations do.
+func (a *Account) holdAsIn(t Totals) {
+	a.Reserved, a.OpenReservations, a.NextHoldExpiry = t.Reserved, t.Open, t.NextExpiry
+}
+
 // continueFrom makes the draft's next entry continue what the account's ledger says.
 func (d *draft) continueFrom(t *Totals) {
 	d.balance, d.topUps = 0, 0

@@ -283,9 +283,9 @@ func (s *oneAccount) state(ctx context.Context, ref user.Ref) user.State {
 
 func (s *oneAccount) totals() *user.Totals {
 	t := &user.Totals{TopUps: new(int64)}
-	for _, e := range s.entries {
+	for i, e := range s.entries {
 		t.Last = &e
-		if e.TopUpsAmount == nil {
+		if e.TopUpsAmount == nil || i == 0 && e.BalanceAfter != e.Amount {
 			t.TopUps = nil
 		} else if t.TopUps != nil {
 			*t.TopUps += *e.TopUpsAmount

@@ -88,7 +88,9 @@ func (c UpdateProfile) apply(d *draft) error {
 	if c.Active != nil {
 		d.account.Active = *c.Active
 	}
-	d.recordChanges(c)
+	if d.recordChanges(c); !d.recorded && len(c.Metadata) > 0 { // a reason is kept also where the account is as asked already
+		d.recordCommand(c, Entry{})
+	}
 	return nil
 }
 
@@ -121,18 +123,36 @@ func (d *draft) setText(column **string, value *string, given bool) {
 }
 
 // Deactivate ends the open reservations of an account as expired, so that calls on their way can still settle, and lets
-// it spend no more. Where there are more than MaxHoldsPerUpdate, those that are left are ended when it is done again.
+// it spend no more. Where there are more than MaxHoldsPerUpdate, [Service.Deactivate] ends those that are left.
 type Deactivate struct{ Meta }
 
 // Kind implements [Command].
 func (Deactivate) Kind() EntryKind { return KindProfileChange }
 
-func (Deactivate) names(ref *Ref, _ Rules) { ref.OpenHolds = true }
+func (Deactivate) names(ref *Ref, _ Rules) { ref.allOpen() }
 func (Deactivate) identity() []any         { return []any{"deactivate"} }
 
 func (c Deactivate) apply(d *draft) error {
-	d.deactivate(c.Meta)
+	d.endHolds(c.Actor, time.Time{})
+	d.account.Active = false
 	d.recordChanges(c)
+	return nil
+}
+
+// endHolds goes on with ending the reservations that were open when the account was deactivated.
+type endHolds struct {
+	openedBy time.Time
+	Meta
+}
+
+// Kind implements [Command]: each reservation has an entry of its own.
+func (endHolds) Kind() EntryKind { return "" }
+
+func (endHolds) names(ref *Ref, _ Rules) { ref.allOpen() }
+func (endHolds) identity() []any         { return nil }
+
+func (c endHolds) apply(d *draft) error {
+	d.endHolds(c.Actor, c.openedBy)
 	return nil
 }
 
@@ -149,27 +169,28 @@ type Erase struct {
 // Kind implements [Command].
 func (Erase) Kind() EntryKind { return KindProfileChange }
 
-func (Erase) names(ref *Ref, _ Rules) { ref.OpenHolds = true }
+func (Erase) names(ref *Ref, _ Rules) { ref.allOpen() }
 func (Erase) identity() []any         { return nil }
 
 func (c Erase) apply(d *draft) error {
-	d.deactivate(c.Meta)
+	d.endHolds(c.Actor, time.Time{})
 	if d.account.OpenReservations > 0 {
 		return ErrOverloaded
 	}
+	d.account.Active = false
 	d.account.Username, d.account.Email = nil, nil
 	d.account.SideRow, d.pseudonym = MovingSideRow, c.Pseudonym
 	d.recordChanges(c)
 	return nil
 }
 
-func (d *draft) deactivate(m Meta) {
+// endHolds ends the reservations that had been opened by then as expired; all of them when it is zero.
+func (d *draft) endHolds(actor string, openedBy time.Time) {
 	for i := range d.holds {
-		if d.holds[i].Status == ReservationOpen {
-			d.expireHold(i, Meta{Actor: m.Actor})
+		if h := d.holds[i]; h.Status == ReservationOpen && (openedBy.IsZero() || !h.CreatedAt.After(openedBy)) {
+			d.expireHold(i, Meta{Actor: actor})
 		}
 	}
-	d.account.Active = false
 }
 
 // recordChanges records the columns that the command changed, if it changed any.

@@ -55,10 +55,7 @@ func (s *Service) reservationReceipt(ctx context.Context, id, reservationID stri
 		return ReservationReceipt{Receipt: r, Reservation: r.reservation(reservationID)}, nil
 	}
 	reservation, err := s.Store.Reservation(ctx, id, reservationID)
-	if OutcomeOf(err) == OutcomeNone {
-		// It may be this very call that did it the first time: nobody may be told that nothing was done.
-		err = ErrOutcomeUnknown.Because(err)
-	}
+	err = partlyDone(err) // it may be this very call that did it the first time
 	if last := reservation.LastEntry; r.Entry == nil && last != nil && (last.Kind == KindSettle || last.Kind == KindRelease) {
 		r.replay(*last)
 		r.LowBalance = s.Rules.LowBalance(r.Account)

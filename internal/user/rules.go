@@ -162,6 +162,9 @@ type draft struct {
 
 func (r Rules) draft(s State) draft {
 	d := draft{rules: r, state: s, at: s.Now.UTC().Truncate(time.Microsecond), account: s.Account}
+	if s.Account.SideRow == NoSideRow && s.Totals != nil {
+		d.account.holdAsIn(*s.Totals)
+	}
 	d.account.clamp()
 	switch s.Account.SideRow {
 	case NoSideRow:

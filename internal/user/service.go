@@ -86,7 +86,7 @@ func (s *Service) Put(ctx context.Context, id string, c PutProfile) (_ Receipt, 
 	if missing := s.Exists(ctx, id); errors.Is(missing, ErrUserNotFound) && !errors.Is(missing, errErased) {
 		r, err := s.Create(ctx, NewAccount{ID: id, Username: c.Username, Email: c.Email, Meta: c.Meta, put: &c})
 		if !errors.Is(err, ErrUserExists) { // else somebody has made it meanwhile
-			return r, err == nil, err
+			return r, err == nil && (!r.Replayed || r.Entry.Kind == KindOpening), err
 		}
 	}
 	r, err := s.Do(ctx, id, c)
@@ -199,16 +199,36 @@ func (r *Receipt) replay(e Entry) {
 // operation names a command in traces.
 func operation(c Command) string { return cmp.Or(string(c.Kind()), "touch") }
 
-// Deactivate lets an account spend no more; see the command. It ends all open reservations, however many there are.
+// Deactivate lets an account spend no more; see the command. It ends all open reservations, however many there are. Where
+// it fails after the first of them, the outcome is unknown, and a repeated Deactivate goes on.
 func (s *Service) Deactivate(ctx context.Context, id string, c Deactivate) (Receipt, error) {
 	first, err := s.Do(ctx, id, c)
-	for left := first.Account.OpenReservations; err == nil && left > 0 && !first.Account.Active; {
-		c.IdempotencyKey = ""
-		var next Receipt
-		next, err = s.Do(ctx, id, c)
+	if err != nil {
+		return first, err
+	}
+	rest := endHolds{first.Account.UpdatedAt, Meta{Actor: c.Actor}}
+	if first.Replayed { // those that were opened since, after an activation, stay
+		rest.openedBy = first.Entry.CreatedAt
+	}
+	for left := first.Account.OpenReservations; left > 0; {
+		next, err := s.Do(ctx, id, rest)
+		if err != nil {
+			return first, partlyDone(err)
+		}
+		if len(next.reservations) == 0 {
+			break
+		}
 		left = next.Account.OpenReservations
 	}
-	return first, err
+	return first, nil
+}
+
+// partlyDone is the error of a command that failed after a part of it was done: nobody may be told that nothing was.
+func partlyDone(err error) error {
+	if OutcomeOf(err) == OutcomeNone {
+		return ErrOutcomeUnknown.Because(err)
+	}
+	return err
 }
 
 // eraseWait is how long an erase is waited for; what is left then is done by FinishErases.
@@ -224,7 +244,9 @@ func (s *Service) Erase(ctx context.Context, id, actor string) (done bool, err e
 	}
 	by := Meta{Actor: actor}
 	if _, err = s.Deactivate(ctx, id, Deactivate{by}); err == nil {
-		_, err = s.Do(ctx, id, Erase{erasedPrefix + random.String(), by})
+		if _, err = s.Do(ctx, id, Erase{erasedPrefix + random.String(), by}); err != nil && !errors.Is(err, ErrBeingErased) {
+			err = partlyDone(err)
+		}
 	}
 	if err != nil && !errors.Is(err, ErrBeingErased) {
 		return false, err

@@ -71,6 +71,9 @@ type Ref struct {
 	Totals bool
 }
 
+// allOpen asks for all open reservations, and for their number whatever the side row says.
+func (r *Ref) allOpen() { r.OpenHolds, r.CountOpenFrom = true, 1 }
+
 // MaxHoldsPerUpdate is the most holds that one transaction returns, over all of its accounts (rule 8).
 const MaxHoldsPerUpdate = 500
 
@@ -115,7 +118,8 @@ type EarlierHolds struct {
 type Totals struct {
 	// Last is the newest entry; nil when there is none.
 	Last *Entry
-	// TopUps is the sum of TopUpsAmount of all entries; nil when one of them, of the earlier version, has none.
+	// TopUps is the sum of TopUpsAmount of all entries; nil when one of them, of the earlier version, has none, or when the
+	// entries that the first one continues have been deleted.
 	TopUps *int64
 	// Reserved, Open and NextExpiry are the tokens, the number and the earliest expiry of the open reservations.
 	Reserved   int64
@@ -137,8 +141,8 @@ func (t *Totals) Follow(c Change) {
 }
 
 // Change is what an update writes: the account with its side row, entries to append in this order, and
-// reservations that are new or changed. With neither entries nor reservations there is nothing to write, unless Side
-// says so.
+// reservations that are new or changed. With neither entries nor reservations there is nothing to write, unless
+// SideRow says so.
 type Change struct {
 	Account      Account
 	Entries      []Entry

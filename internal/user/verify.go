@@ -262,7 +262,6 @@ func (r Rules) Reconcile(s State, m Meta) Change {
 		return Change{Account: s.Account}
 	}
 	was := s.Account
-	s.Account.Reserved, s.Account.OpenReservations, s.Account.NextHoldExpiry = t.Reserved, t.Open, t.NextExpiry
 	s.Account.SideRow, s.Holds, s.OpenCount = NoSideRow, nil, nil
 	d := r.draft(s)
 	a := &d.account
@@ -284,9 +283,12 @@ func (r Rules) Reconcile(s State, m Meta) Change {
 }
 
 // Reconcile is [Rules.Reconcile] for one account; it reports whether anything had to be changed. [ErrUserNotFound] when
-// there is no such account.
+// there is no such account, [ErrBeingErased] while its entries are in two places.
 func (s *Service) Reconcile(ctx context.Context, id, actor string) (bool, error) {
 	change, err := s.update(ctx, Ref{AccountID: id, Totals: true}, func(st State) (Change, error) {
+		if err := st.Account.accessible(); err != nil {
+			return Change{}, err
+		}
 		return s.Rules.Reconcile(st, Meta{Actor: actor}), nil
 	})
 	return !change.Empty(), err

@@ -79,6 +79,13 @@ func TestRulesReconcile_RowChangedByHand(t *testing.T) {
 			}
 		})
 	}
+	t.Run("entries that have been archived", func(t *testing.T) {
+		rules, s := handChanged(func(*user.Account) {})
+		s.Totals.TopUps = nil
+		if change := rules.Reconcile(s, user.Meta{}); !change.Empty() {
+			t.Errorf("entries %+v", change.Entries)
+		}
+	})
 	t.Run("books that agree", func(t *testing.T) {
 		rules, s := handChanged(func(*user.Account) {})
 		if change := rules.Reconcile(s, user.Meta{}); !change.Empty() {
