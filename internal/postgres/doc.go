@@ -24,6 +24,6 @@
 // # The rest
 //
 // An account is read without a lock: lookup.go reads those that are asked for at the same time with one statement. Other
-// reads, in store.go, have a connection each. connect.go starts all this from the Options in options.go, once the
+// reads, in store.go, have a connection each. feed.go knows up to which id all entries can be seen. connect.go starts all this from the Options in options.go, once the
 // database answers, and migrate.go brings its schema up to date.
 package postgres

@@ -5,3 +5,6 @@ func (s *Store) Queued() int { return s.updates.Waiting() }
 
 // Contended is how many updates of contended accounts wait to be claimed.
 func (s *Store) Contended() int { return s.contended.Waiting() }
+
+// SelectFeed is the statement that reads a page of the feed.
+const SelectFeed = selectFeed

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -133,17 +134,35 @@ func lockMigrations(ctx context.Context, cfg *pgx.ConnConfig, log *slog.Logger) 
 // PostgreSQL does outside of transactions only.
 const concurrently = "_concurrently.sql"
 
+// oldServers and newServers begin a statement that is only for servers before PostgreSQL 14, or only for later ones.
+const oldServers, newServers = "-- before PostgreSQL 14", "-- from PostgreSQL 14"
+
 // runEach runs the statements of a file one by one. It can be run again after it was broken off.
 func runEach(ctx context.Context, db *sql.DB, text string) error {
-	for statement := range strings.SplitSeq(text, ";\n") {
-		if strings.TrimSpace(statement) == "" {
-			continue
-		}
+	var version int
+	if err := db.QueryRowContext(ctx, "SELECT current_setting('server_version_num')::integer").Scan(&version); err != nil {
+		return err
+	}
+	for _, statement := range statementsFor(version, text) {
 		if _, err := db.ExecContext(ctx, statement); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// statementsFor splits a file into the statements that are for a server of the version.
+func statementsFor(version int, text string) (statements []string) {
+	other := oldServers
+	if version < 14_00_00 {
+		other = newServers
+	}
+	for statement := range strings.SplitSeq(text, ";\n") {
+		if strings.TrimSpace(statement) != "" && !slices.Contains(strings.Split(statement, "\n"), other) {
+			statements = append(statements, statement)
+		}
+	}
+	return statements
 }
 
 // newProvider makes the migrations of the files. Each begins with its own settings: a pooler would not keep them from

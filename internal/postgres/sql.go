@@ -10,8 +10,8 @@ import (
 	"github.com/viralpilot/user-management/internal/user"
 )
 
-// Every statement of the request path names an account or a list of them, but for the search of users and, when an
-// account is erased, the entries of others that name it.
+// Every statement of the request path names an account or a list of them, but for the search of users, the feed and, when
+// an account is erased, the entries of others that name it.
 const (
 	userdataColumns = `cognito_user_id, username, email, subscription_tier, subscription_status, subscription_renewal_date,
 		tokens_remaining, tokens_used_this_month, last_token_reset_date, created_at, updated_at, is_active`
@@ -188,6 +188,17 @@ const (
 
 	accountFilters = ` AND ($2::text = '' OR subscription_tier = $2) AND ($3::text = '' OR subscription_status = $3)
 			AND ($4::boolean IS NULL OR is_active = $4)`
+
+	// A sequence that nothing was drawn from shows its first value.
+	selectLastDrawnID = `SELECT pg_postmaster_start_time(), CASE WHEN is_called THEN last_value ELSE last_value - 1 END
+		FROM viralpilot.ledger_entry_id_seq`
+
+	drawTransactionID = `SELECT pg_current_xact_id()::text::bigint`
+
+	selectOldestTransactionID = `SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint`
+
+	selectFeed = `SELECT cognito_user_id, ` + entryColumns + ` FROM viralpilot.ledger
+		WHERE entry_id > $1 AND entry_id <= $2 AND ($3 = '' OR kind = $3) ORDER BY entry_id LIMIT $4`
 
 	// Not on the request path: it looks at all accounts.
 	selectDueAccounts = `SELECT DISTINCT cognito_user_id FROM viralpilot.reservations

@@ -36,6 +36,7 @@ type Store struct {
 	clockOffset atomic.Int64
 	observer    Observer
 	groupSpan   func([]context.Context) (context.Context, func())
+	horizon     horizon
 	// probe has one connection of its own, so that a pool that is used up does not make the database look dead.
 	probe *pgxpool.Pool
 }
@@ -43,6 +44,7 @@ type Store struct {
 var (
 	_ user.Store        = (*Store)(nil)
 	_ user.LedgerReader = (*Store)(nil)
+	_ user.FeedStore    = (*Store)(nil)
 )
 
 // Create implements [user.Store].
