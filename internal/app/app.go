@@ -6,7 +6,7 @@
 //
 // It stops the other way round, and has SHUTDOWN_TIMEOUT for all of it:
 //
-//  1. /health answers 503 shutting_down. For SHUTDOWN_DELAY everything else is served as before, each connection for
+//  1. /health answers 503 shutting_down, and calls of the feed that wait for entries are answered. For SHUTDOWN_DELAY everything else is served as before, each connection for
 //     one more answer, so that load balancers look elsewhere.
 //  2. The port is closed and the requests in flight are finished.
 //  3. The sweep ends after the account that it is at.
@@ -141,8 +141,13 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) (err error) {
 	stopSweep := sweeping(context.WithoutCancel(ctx), users, store.OldestDueHold, metrics, cfg.SweepInterval, log)
 	defer within(stopping, stopSweep) // if it does not end, nor does the database
 
+	feed := user.NewFeed(store)
+	defer within(stopping, feed.Close)
+	metrics.FeedLag(feed.Lag)
+
 	options := httpapi.Options{
 		Users:                  users,
+		Feed:                   feed,
 		Database:               store,
 		Log:                    log,
 		Version:                version,
@@ -159,6 +164,7 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) (err error) {
 		MaxInFlight:            cfg.MaxInFlight,
 		BodyTimeout:            min(cfg.HTTPBodyTimeout, cfg.HTTPReadTimeout),
 		RequestTimeout:         cfg.RequestTimeout,
+		WriteTimeout:           cfg.HTTPWriteTimeout,
 	}
 	if !access.Open() {
 		options.Authenticate = access.Authenticate

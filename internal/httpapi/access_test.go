@@ -101,7 +101,8 @@ var access = map[string]struct{ callers, said string }{
 	"POST /user/{cognito_user_id}/reservations/{reservation_id}/release": {"consume manage admin", "Scope: `consume` or `manage`."},
 	"POST /user/{cognito_user_id}/refunds":                               {"refund manage admin", "Scope: `refund`."},
 
-	"GET /users": {"export manage admin", "Scope: `export`."},
+	"GET /users":  {"export manage admin", "Scope: `export`."},
+	"GET /ledger": {"export manage admin", "Scope: `export`."},
 
 	"POST /user":                              {"manage admin", "Scope: `manage`."},
 	"PUT /user/{cognito_user_id}":             {"manage admin", "Scope: `manage`."},

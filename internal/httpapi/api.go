@@ -46,6 +46,7 @@ type Observer interface {
 // Options are what an API is made of.
 type Options struct {
 	Users    *user.Service
+	Feed     *user.Feed
 	Database Database
 	Log      *slog.Logger
 	// Authenticate finds out who sent a request; nil lets everybody do everything. Its errors are those of
@@ -77,20 +78,24 @@ type Options struct {
 	MaxInFlight int
 	// BodyTimeout is the time that a client has to send the body of such a request; 0 leaves it to the server.
 	BodyTimeout time.Duration
-	// RequestTimeout bounds the work on one request.
+	// RequestTimeout bounds the work on one request; what a call waits for entries does not count.
 	RequestTimeout time.Duration
+	// WriteTimeout is what the server gives a request to be answered, which a call that waits for entries gets beside its
+	// wait; 0 means no limit.
+	WriteTimeout time.Duration
 }
 
 // API answers the calls that openapi.yaml describes.
 type API struct {
 	Options
 	failures *rate // of requests from an address to say who sent them
+	slots    *slots
 	stopping atomic.Bool
 }
 
 // New returns the API for o.
 func New(o Options) *API {
-	a := &API{Options: o, failures: newRate(o.FailedLoginsPerMinute)}
+	a := &API{Options: o, failures: newRate(o.FailedLoginsPerMinute), slots: newSlots(o.MaxInFlight)}
 	if o.Users != nil {
 		users := *o.Users
 		users.Store = entryNoter{users.Store}
@@ -100,8 +105,13 @@ func New(o Options) *API {
 }
 
 // Stopping makes /health answer 503 from now on, so that load balancers look elsewhere while requests in flight are
-// finished.
-func (a *API) Stopping() { a.stopping.Store(true) }
+// finished. Those that wait for entries are answered at once.
+func (a *API) Stopping() {
+	a.stopping.Store(true)
+	if a.Feed != nil {
+		a.Feed.Stop()
+	}
+}
 
 // Handler is the whole HTTP surface. CORS stands outermost, so that a browser can read errors too.
 func (a *API) Handler() http.Handler {
@@ -117,7 +127,7 @@ func (a *API) Handler() http.Handler {
 		AllowedOrigins:   a.CORSOrigins,
 		AllowedMethods:   []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete},
 		AllowedHeaders:   []string{"Authorization", "Content-Type", idempotencyKey, requestIDHeader, "X-API-Key"},
-		ExposedHeaders:   []string{"Location", idempotencyReplayed, "Retry-After", requestIDHeader},
+		ExposedHeaders:   []string{"Location", idempotencyReplayed, "Retry-After", requestIDHeader, nextCursor},
 		AllowCredentials: credentials,
 		MaxAge:           int((10 * time.Minute).Seconds()),
 	}).Handler(a.routes())

@@ -92,6 +92,7 @@ func start(t *testing.T, change ...func(*httpapi.Options)) *service {
 	t.Cleanup(func() { s.private.checkLog(t, s.log) })
 	s.options = httpapi.Options{
 		Users:          &user.Service{Store: store, Rules: user.NewRules(tiers, time.UTC), Now: s.clock.Now},
+		Feed:           newFeed(t, store),
 		Database:       store,
 		Log:            slog.New(slog.NewJSONHandler(s.log, nil)),
 		Version:        "test",
@@ -116,11 +117,20 @@ func open(t *testing.T, url string, clock *clock) *postgres.Store {
 	return store
 }
 
+// newFeed returns the feed of a store, which is closed before it.
+func newFeed(t *testing.T, store user.FeedStore) *user.Feed {
+	t.Helper()
+	feed := user.NewFeed(store)
+	t.Cleanup(feed.Close)
+	return feed
+}
+
 // replica returns a second service on the same database, with connections of its own.
 func (s *service) replica() *service {
 	s.t.Helper()
 	store := open(s.t, s.url, s.clock)
-	other := s.with(s.t, func(o *httpapi.Options) { o.Users.Store, o.Database = store, store })
+	feed := newFeed(s.t, store)
+	other := s.with(s.t, func(o *httpapi.Options) { o.Users.Store, o.Feed, o.Database = store, feed, store })
 	other.store = store
 	return other
 }

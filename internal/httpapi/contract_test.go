@@ -52,7 +52,7 @@ func (o outcome) String() string {
 }
 
 var openAPI = sync.OnceValue(func() *contract {
-	for _, text := range []string{"text/html", "text/css", "text/javascript", "image/png", "application/yaml"} {
+	for _, text := range []string{"text/html", "text/css", "text/javascript", "image/png", "application/yaml", "application/x-ndjson", "text/csv"} {
 		openapi3filter.RegisterBodyDecoder(text, openapi3filter.PlainBodyDecoder)
 	}
 	document, err := openapi3.NewLoader().LoadFromFile("openapi.yaml")
@@ -192,7 +192,7 @@ func checkHeaders(documented *openapi3.Response, given http.Header) error {
 		}
 	}
 	for _, name := range []string{
-		"X-Request-Id", "Cache-Control", "ETag", "Location", "Retry-After", "Allow", "Idempotency-Replayed", "WWW-Authenticate",
+		"X-Request-Id", "Cache-Control", "ETag", "Location", "Retry-After", "Allow", "Idempotency-Replayed", "WWW-Authenticate", "X-Next-Cursor",
 	} {
 		if given.Get(name) != "" && documented.Headers[name] == nil {
 			return fmt.Errorf("the response header %s is not documented", name)
@@ -561,6 +561,7 @@ var provocations = map[string]provocation{
 	"listEntries validation_failed":      withQuery("limit=0"),
 	"listUsers validation_failed":        withQuery("limit=0"),
 	"listReservations validation_failed": withQuery("limit=0"),
+	"readFeed validation_failed":         withQuery("limit=0"),
 	"getUsage validation_failed":         withQuery("from=yesterday"),
 	"deleteUser validation_failed":       withQuery("erase=yes"),
 }
@@ -593,6 +594,7 @@ func TestEveryDocumentedProblem(t *testing.T) {
 			s := sound.with(t, func(o *httpapi.Options) {
 				if p.store != nil {
 					o.Users.Store = brokenStore{err: p.store}
+					o.Feed = newFeed(t, broken{fail: func(context.Context) error { return p.store }})
 				}
 				if p.caller != nil || p.denied != nil {
 					o.Authenticate = func(context.Context, http.Header) (auth.Principal, error) {

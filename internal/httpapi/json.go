@@ -27,18 +27,27 @@ const maxBody = 64 << 10
 // encode writes body as JSON. It is marshalled first, so that a failure cannot leave half a response.
 func encode(w http.ResponseWriter, status int, contentType string, body any) {
 	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(body); err != nil {
+	if err := encoder(&b).Encode(body); err != nil {
 		// Wire types marshal whatever they hold: this is a mistake in the code, for recoverPanic to report.
 		panic(fmt.Errorf("encode the response: %w", err))
 	}
+	send(w, status, contentType, b.Bytes())
+}
+
+func encoder(b *bytes.Buffer) *json.Encoder {
+	enc := json.NewEncoder(b)
+	enc.SetEscapeHTML(false)
+	return enc
+}
+
+// send writes a whole response.
+func send(w http.ResponseWriter, status int, contentType string, body []byte) {
 	h := w.Header()
 	h.Set("Content-Type", contentType)
-	h.Set("Content-Length", strconv.Itoa(b.Len()))
+	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	// A client that is gone cannot be told so.
-	_, _ = w.Write(b.Bytes())
+	_, _ = w.Write(body)
 }
 
 func respond(w http.ResponseWriter, status int, body any) error {

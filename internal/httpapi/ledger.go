@@ -77,18 +77,20 @@ func newEntryBody(e user.Entry) entryBody {
 func entryQuery(r *http.Request) (user.EntryQuery, error) {
 	q := user.EntryQuery{Limit: defaultLimit}
 	query := newQuery(r)
-	query.read("kind", func(s string) error {
-		q.Kind = user.EntryKind(s)
-		if !slices.Contains(user.EntryKinds(), q.Kind) {
-			return oneOf(user.EntryKinds())
-		}
-		return nil
-	})
+	query.read("kind", func(s string) (err error) { q.Kind, err = parseKind(s); return err })
 	query.read("since", func(s string) (err error) { q.Since, err = parseTimestamp(s); return err })
 	query.read("until", func(s string) (err error) { q.Until, err = parseUntil(s); return err })
 	query.read("limit", func(s string) (err error) { q.Limit, err = parseLimit(s); return err })
 	query.read("cursor", func(s string) (err error) { q.Before, err = parseCursor(s); return err })
 	return q, query.err()
+}
+
+func parseKind(s string) (user.EntryKind, error) {
+	kind := user.EntryKind(s)
+	if !slices.Contains(user.EntryKinds(), kind) {
+		return "", oneOf(user.EntryKinds())
+	}
+	return kind, nil
 }
 
 // parseUntil reads the end of a list; the zero time, before which there is nothing, would mean no end.

@@ -118,17 +118,16 @@ func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
 // limitInFlight refuses requests over MaxInFlight at once: they would only wait, and hold up others.
 func (a *API) limitInFlight() func(http.Handler) http.Handler {
-	if a.MaxInFlight == 0 {
+	if a.slots == nil {
 		return func(next http.Handler) http.Handler { return next }
 	}
-	s := slots{most: a.MaxInFlight, taken: map[string]int{}}
 	return func(next http.Handler) http.Handler {
 		return a.handle(func(w http.ResponseWriter, r *http.Request) error {
 			key := a.callerKey(r)
-			if !s.take(key) {
+			if !a.slots.take(key) {
 				return user.ErrOverloaded
 			}
-			defer s.free(key)
+			defer a.slots.free(key)
 			next.ServeHTTP(w, r)
 			return nil
 		})
@@ -145,8 +144,19 @@ type slots struct {
 	taken map[string]int // by caller, of those who have any
 }
 
+// newSlots returns so many slots; none at all, which is nil, do not bound anything.
+func newSlots(most int) *slots {
+	if most == 0 {
+		return nil
+	}
+	return &slots{most: most, taken: map[string]int{}}
+}
+
 // take gives the caller a slot, unless there is none for them.
 func (s *slots) take(caller string) bool {
+	if s == nil {
+		return true
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	share := max(1, s.most/(len(s.taken)+1)) // there is always one more to come
@@ -160,6 +170,9 @@ func (s *slots) take(caller string) bool {
 
 // free gives a slot of the caller back.
 func (s *slots) free(caller string) {
+	if s == nil {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.all--

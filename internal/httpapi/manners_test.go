@@ -40,6 +40,14 @@ func (b broken) Update(ctx context.Context, _ user.Ref, _ func(user.State) (user
 	return user.Change{}, b.fail(ctx)
 }
 
+func (b broken) Horizon(ctx context.Context) (user.Horizon, error) {
+	return user.Horizon{}, b.fail(ctx)
+}
+
+func (b broken) EntriesAfter(ctx context.Context, _, _ int64, _ user.EntryKind, _ int) ([]user.FeedEntry, error) {
+	return nil, b.fail(ctx)
+}
+
 // stub is a service without a database.
 func stub(t *testing.T, fail func(context.Context) error, change ...func(*httpapi.Options)) (*service, *httpapi.API) {
 	t.Helper()
@@ -51,6 +59,7 @@ func stub(t *testing.T, fail func(context.Context) error, change ...func(*httpap
 	t.Cleanup(func() { s.private.checkLog(t, s.log) })
 	o := httpapi.Options{
 		Users:       &user.Service{Store: broken{fail: fail}, Rules: user.NewRules(tiers, time.UTC), Now: s.clock.Now},
+		Feed:        newFeed(t, broken{fail: fail}),
 		Database:    broken{fail: fail},
 		Log:         slog.New(slog.NewJSONHandler(s.log, nil)),
 		Version:     "test",
@@ -117,7 +126,7 @@ func TestHEADIsGETWithoutTheBody(t *testing.T) {
 		return response, string(body)
 	}
 	for _, path := range []string{
-		"/", "/health", "/livez", "/tiers", "/docs", "/openapi.json", "/openapi.yaml", "/users?limit=1", "/user/" + id, "/user/" + id + "/status", "/user/" + id + "/ledger?limit=1",
+		"/", "/health", "/livez", "/tiers", "/docs", "/openapi.json", "/openapi.yaml", "/users?limit=1", "/ledger?limit=1", "/user/" + id, "/user/" + id + "/status", "/user/" + id + "/ledger?limit=1",
 		"/user/" + id + "/usage", "/user/" + id + "/reservations", "/user/" + id + "/reservations/nope", "/user/nobody/status", "/user/nobody/ledger",
 		"/user/" + id + "/ledger?limit=0", "/nope", "/user/%00", "/user//status", "/user", "/user/" + id + "/tier",
 	} {
@@ -249,7 +258,7 @@ func TestCORS(t *testing.T) {
 				}
 				exposed := strings.Split(strings.ReplaceAll(h.Get("Access-Control-Expose-Headers"), " ", ""), ",")
 				slices.Sort(exposed)
-				if got := strings.Join(exposed, " "); c.origin != "" && got != "Idempotency-Replayed Location Retry-After X-Request-Id" {
+				if got := strings.Join(exposed, " "); c.origin != "" && got != "Idempotency-Replayed Location Retry-After X-Next-Cursor X-Request-Id" {
 					t.Errorf("%s: exposed %s", path, got)
 				}
 				if !slices.Contains(h.Values("Vary"), "Origin") {

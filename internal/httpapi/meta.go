@@ -19,6 +19,7 @@ func (a *API) root(w http.ResponseWriter, _ *http.Request) error {
 			"health":         "GET /health",
 			"tiers":          "GET /tiers",
 			"users":          "GET /users",
+			"feed":           "GET /ledger",
 			"create_user":    "POST /user",
 			"get_user":       "GET /user/{cognito_user_id}",
 			"put_user":       "PUT /user/{cognito_user_id}",

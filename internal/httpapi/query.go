@@ -88,10 +88,12 @@ func pageOf[T any](found []T, limit int, cursor func(last T) string) (page []T, 
 	return found[:limit], &c
 }
 
-func parseLimit(s string) (int, error) {
+func parseLimit(s string) (int, error) { return parseCount(s, 1, maxLimit) }
+
+func parseCount(s string, least, most int) (int, error) {
 	n, err := strconv.ParseUint(s, 10, 16)
-	if err != nil || n < 1 || n > maxLimit {
-		return 0, fieldMessage(fmt.Sprintf("must be from 1 to %d", maxLimit))
+	if err != nil || int(n) < least || int(n) > most {
+		return 0, fieldMessage(fmt.Sprintf("must be from %d to %d", least, most))
 	}
 	return int(n), nil
 }

@@ -12,7 +12,7 @@ import (
 // routes is every path that the service answers. Each group says what its callers need.
 func (a *API) routes() http.Handler {
 	r := chi.NewRouter()
-	r.Use(withRequestID, a.observe, a.recoverPanic, routeEscapedPath, middleware.GetHead, secure, a.clientIP(), a.deadline)
+	r.Use(withRequestID, a.observe, a.recoverPanic, routeEscapedPath, middleware.GetHead, secure, a.clientIP())
 	if a.Authenticate == nil {
 		r.Use(newSiteGuard(a.CORSOrigins).wrap(a))
 	}
@@ -31,7 +31,7 @@ func (a *API) routes() http.Handler {
 	limited, bounded := a.limitRate(), a.limitInFlight()
 	group := func(n needs, routes func(r chi.Router)) {
 		r.Group(func(r chi.Router) {
-			r.Use(a.require(n), limited, a.readBody, bounded)
+			r.Use(a.deadline, a.require(n), limited, a.readBody, bounded)
 			routes(r)
 		})
 	}
@@ -65,6 +65,8 @@ func (a *API) routes() http.Handler {
 		r.Use(a.refuseCrossSite)
 		r.Get("/users", a.handle(a.listUsers))
 	})
+	// Calls that wait for entries take neither a slot nor a deadline before they go on.
+	r.With(a.require(scope(auth.Export)), limited, a.readBody, a.refuseCrossSite).Get("/ledger", a.handle(a.feed))
 	group(scope(auth.Manage), func(r chi.Router) {
 		r.Post("/user", a.handle(a.createUser))
 		r.Put("/user/{cognito_user_id}", a.handle(a.putUser))

@@ -46,6 +46,7 @@ const (
 	sweeps   = `user_management_sweep_failures_total{JOB,task="reservations"}`
 	oldest   = `user_management_oldest_due_reservation_age_seconds{JOB}`
 	offset   = `user_management_clock_offset_seconds{JOB}`
+	feedLag  = `user_management_feed_lag_seconds{JOB}`
 	issuer   = `user_management_token_issuer_reachable{JOB}`
 	open     = `user_management_open{JOB}`
 	cert     = `user_management_tls_certificate_expires_timestamp_seconds{JOB}`
@@ -150,6 +151,13 @@ var incidents = []incident{
 		15, replica,
 		"The clock of a differs from the database's by more than 5 seconds",
 		seriesOf{offset: "-5x30"},
+	},
+	{
+		"UserManagementFeedHeldUp",
+		seriesOf{feedLag: "0x5 0+60x10"},
+		12, none,
+		"A transaction that stays open keeps entries out of the feed",
+		seriesOf{feedLag: "60x30"},
 	},
 	{
 		"UserManagementIssuerUnreachable",

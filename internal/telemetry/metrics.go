@@ -222,6 +222,14 @@ func (m *Metrics) ClockOffset(read func() time.Duration) {
 	}, func() float64 { return read().Seconds() }))
 }
 
+// FeedLag adds how long the feed keeps entries back, which read returns whenever the metrics are read.
+func (m *Metrics) FeedLag(read func() time.Duration) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "user_management_feed_lag_seconds",
+		Help: "How long the feed of all entries has kept some back for a transaction that began before them and has not ended.",
+	}, func() float64 { return read().Seconds() }))
+}
+
 // PoolStats are the figures of a connection pool.
 type PoolStats struct {
 	// Acquired, Idle and Max are connections.

@@ -35,6 +35,7 @@ func used() *Metrics {
 	m.Open()
 	m.Group(2, time.Millisecond)
 	m.Retry()
+	m.FeedLag(func() time.Duration { return 1500 * time.Millisecond })
 	m.Pool(func() PoolStats { return PoolStats{Acquired: 1, Idle: 2, Max: 8, Waits: 3, WaitTime: 4 * time.Second} })
 	m.Certificate(func() time.Time { return time.Unix(1814400000, 0) }, func() int64 { return 1 })
 	m.KeyExpiries(func() map[string]time.Time { return map[string]time.Time{"postpilot": time.Unix(1814400000, 0)} })
