@@ -132,9 +132,11 @@ const (
 	selectReservationEntry = `SELECT ` + entryColumns + ` FROM viralpilot.ledger
 		WHERE cognito_user_id = $1 AND reservation_id = $2 ORDER BY entry_id DESC LIMIT 1`
 
+	// The first page has a bound, too. Were it "$3 IS NULL OR", a plan for any bound could not begin there: it would read all
+	// the pages before.
 	selectReservationPage = `SELECT ` + reservationColumns + ` FROM viralpilot.reservations
-		WHERE cognito_user_id = $1 AND status = $2
-			AND ($3::timestamptz IS NULL OR (expires_at, reservation_id) > ($3, $4::uuid))
+		WHERE cognito_user_id = $1 AND status = $2 AND (expires_at, reservation_id)
+			> (coalesce($3::timestamptz, '-infinity'), coalesce($4::uuid, '00000000-0000-0000-0000-000000000000'))
 		ORDER BY expires_at, reservation_id LIMIT $5`
 
 	// The id of the account's first entry that was made at or after an instant, or what comes after its last: a search by
