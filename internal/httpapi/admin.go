@@ -104,12 +104,16 @@ func (a *API) listUsers(w http.ResponseWriter, r *http.Request) error {
 	}
 	limit := q.Limit
 	q.Limit++ // see pageOf
-	accounts, err := a.Users.Accounts(r.Context(), q)
+	accounts, after, err := a.Users.Accounts(r.Context(), q)
 	if err != nil {
 		return err
 	}
 	body := usersBody{Users: []userBody{}}
-	accounts, body.NextCursor = pageOf(accounts, limit, newUserCursor)
+	accounts, body.NextCursor = pageOf(accounts, limit, func(last user.Account) string { return newUserCursor(last.ID) })
+	if body.NextCursor == nil && after != "" { // the search for more was given up there
+		next := newUserCursor(after)
+		body.NextCursor = &next
+	}
 	for _, account := range accounts {
 		body.Users = append(body.Users, newUserBody(account))
 	}
@@ -131,10 +135,10 @@ func parseBool(s string) (bool, error) {
 	return s == "true", nil
 }
 
-// A cursor of users is the id of the last one of a page.
+// A cursor of users is the id of the last one of a page, or that was looked at for it.
 
-func newUserCursor(last user.Account) string {
-	return base64.RawURLEncoding.EncodeToString([]byte(last.ID))
+func newUserCursor(last string) string {
+	return base64.RawURLEncoding.EncodeToString([]byte(last))
 }
 
 func parseUserCursor(s string) (string, error) {

@@ -475,8 +475,8 @@ func (b brokenStore) Account(context.Context, string) (user.Account, error) {
 	return user.Account{}, b.err
 }
 
-func (b brokenStore) Accounts(context.Context, user.AccountQuery) ([]user.Account, error) {
-	return nil, b.err
+func (b brokenStore) Accounts(context.Context, user.AccountQuery) ([]user.Account, string, error) {
+	return nil, "", b.err
 }
 
 func (b brokenStore) Update(context.Context, user.Ref, func(user.State) (user.Change, error)) (user.Change, error) {

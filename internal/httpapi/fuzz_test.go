@@ -58,9 +58,9 @@ func (s *recorder) Update(_ context.Context, ref user.Ref, apply func(user.State
 }
 
 // Entries returns a full page, and one entry more, that ends with the entry that the query begins after.
-func (s *recorder) Entries(_ context.Context, id string, q user.EntryQuery) ([]user.Entry, error) {
+func (s *recorder) Entries(_ context.Context, id string, q user.EntryQuery) ([]user.Entry, int64, error) {
 	s.id, s.query = id, q
-	return slices.Repeat([]user.Entry{{ID: max(q.Before, 1), Kind: user.KindConsume}}, q.Limit), nil
+	return slices.Repeat([]user.Entry{{ID: max(q.Before, 1), Kind: user.KindConsume}}, q.Limit), max(q.Before, 1), nil
 }
 
 // fuzzed is a service on a recorder.

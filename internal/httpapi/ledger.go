@@ -45,12 +45,16 @@ func (a *API) ledger(w http.ResponseWriter, r *http.Request) error {
 	}
 	limit := q.Limit
 	q.Limit++ // see pageOf
-	entries, err := a.Users.Entries(r.Context(), id, q)
+	entries, before, err := a.Users.Entries(r.Context(), id, q)
 	if err != nil {
 		return err
 	}
 	body := ledgerBody{Entries: []entryBody{}}
 	entries, body.NextCursor = pageOf(entries, limit, func(last user.Entry) string { return newCursor(last.ID) })
+	if body.NextCursor == nil && before != 0 { // the search for more was given up there
+		next := newCursor(before)
+		body.NextCursor = &next
+	}
 	private := !callerOf(r).Can(auth.Read)
 	for _, e := range entries {
 		if private { // its owner reads it: who works there, and with which keys, is none of their business
@@ -102,7 +106,7 @@ func parseUntil(s string) (time.Time, error) {
 	return t, err
 }
 
-// A cursor is the id of the last entry of a page, in a form that nobody is tempted to calculate with.
+// A cursor is the id of the last entry of a page, or that was looked at for it, in a form that nobody is tempted to calculate with.
 
 func newCursor(last int64) string {
 	return base64.RawURLEncoding.EncodeToString(strconv.AppendInt(nil, last, 10))

@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -10,6 +11,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/viralpilot/user-management/internal/httpapi"
+	"github.com/viralpilot/user-management/internal/user"
 )
 
 // page is one page of the ledger with the amounts on it, and where the next one begins.
@@ -55,6 +59,61 @@ func down(from, to int) (numbers []int) {
 		numbers = append(numbers, n)
 	}
 	return numbers
+}
+
+// brief is a store of which the search for a page looks at two entries or accounts.
+type brief struct{ user.Store }
+
+func (b brief) Entries(ctx context.Context, id string, q user.EntryQuery) (page []user.Entry, before int64, err error) {
+	kind := q.Kind
+	q.Kind, q.Limit = "", min(q.Limit, 2)
+	page, before, err = b.Store.Entries(ctx, id, q)
+	return slices.DeleteFunc(page, func(e user.Entry) bool { return e.Kind != kind }), before, err
+}
+
+func (b brief) Accounts(ctx context.Context, q user.AccountQuery) (page []user.Account, after string, err error) {
+	tier := q.Tier
+	q.Tier, q.Limit = "", min(q.Limit, 2)
+	page, after, err = b.Store.Accounts(ctx, q)
+	return slices.DeleteFunc(page, func(a user.Account) bool { return a.Tier != tier }), after, err
+}
+
+func TestListsOfWhatIsRare_ComeInShortPages(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	id := s.account("tester", 5)
+	for range 5 {
+		s.consume(id, 1).want(http.StatusOK)
+	}
+	s.post("/user/"+id+"/add-tokens", m{"tokens_to_add": 7}).want(http.StatusOK)
+	for _, other := range []string{"a", "b", "c", "d", "e", "f"} {
+		s.post("/user", m{"cognito_user_id": other}).want(http.StatusCreated)
+	}
+	short := s.with(t, func(o *httpapi.Options) { o.Users.Store = brief{o.Users.Store} })
+	var consumed []int
+	pages := 0
+	for cursor, more := "", true; more; pages++ {
+		var amounts []int
+		amounts, cursor = short.page(id, "kind=consume&limit=50", cursor)
+		consumed, more = append(consumed, amounts...), cursor != ""
+	}
+	if !slices.Equal(consumed, []int{-1, -1, -1, -1, -1}) || pages < 4 {
+		t.Errorf("%v in %d pages", consumed, pages)
+	}
+	var found []string
+	pages = 0
+	for cursor, more := "", true; more; pages++ {
+		query := "?tier=tester&limit=50"
+		if cursor != "" {
+			query += "&cursor=" + cursor
+		}
+		var page string
+		page, cursor = short.usersPage(query)
+		found, more = append(found, strings.Fields(page)...), cursor != ""
+	}
+	if !slices.Equal(found, []string{id}) || pages < 3 {
+		t.Errorf("%v in %d pages", found, pages)
+	}
 }
 
 func TestLedger_ComesInPages(t *testing.T) {

@@ -62,10 +62,11 @@ func (s *Store) commitBatch(updates []*update) {
 // commitWithRetry commits updates and finishes each of them.
 //
 // It is the one place where a batch falls apart. Accounts whose rows are locked leave it for contention.go; if it has
-// waited for them in vain, it is run again without. If a statement takes too long, all accounts leave it. A batch that
-// fails because of its data is bisected until the offending update is alone; each bad update costs at most two extra
-// transactions per level. After a commit of unknown outcome the idempotent updates are tried once more. Any other failure
-// is that of all updates.
+// waited for them in vain, it is run again without. If a statement takes too long, all accounts leave it; where there is
+// only one, all of its updates fail, also those that would not take long: each half of them would have to be given the
+// same time again, while more of them queue behind. A batch that fails because of its data is bisected until the offending
+// update is alone; each bad update costs at most two extra transactions per level. After a commit of unknown outcome the
+// idempotent updates are tried once more. Any other failure is that of all updates.
 func (s *Store) commitWithRetry(ctx context.Context, updates []*update, locking rowLocking) {
 	var g *group
 	var locked []*accountGroup

@@ -346,7 +346,7 @@ func TestAReadOnlyDatabase(t *testing.T) {
 		if a, err := service(t, store).Account(t.Context(), "u"); err != nil || a.TokensRemaining != 100 {
 			t.Errorf("account %+v, %v", a, err)
 		}
-		if _, err := store.Entries(t.Context(), "u", user.EntryQuery{Limit: 1}); err != nil {
+		if _, _, err := store.Entries(t.Context(), "u", user.EntryQuery{Limit: 1}); err != nil {
 			t.Error(err)
 		}
 	})

@@ -54,8 +54,8 @@ func Connect(ctx context.Context, o Options) (*Store, error) {
 		}
 	}
 	s := &Store{
-		session: newSession(mode, o.StatementTimeout), clock: o.Clock, maxHolds: user.MaxHoldsPerUpdate, observer: o.Observer,
-		groupSpan: o.GroupSpan,
+		session: newSession(mode, o.StatementTimeout), clock: o.Clock, maxHolds: user.MaxHoldsPerUpdate, maxLooks: defaultLooks,
+		observer: o.Observer, groupSpan: o.GroupSpan,
 	}
 	if s.observer == nil {
 		s.observer = nopObserver{}
@@ -92,6 +92,9 @@ func (s *Store) openPools(cfg *pgxpool.Config, o Options) error {
 
 // DefaultReadConns is how many connections serve ledgers, usage and lists.
 const DefaultReadConns = 3
+
+// defaultLooks is how many rows the search for one page looks at: some ten milliseconds.
+const defaultLooks = 5000
 
 // DefaultWriteBatch is the most updates that one transaction serves.
 const DefaultWriteBatch = 256

@@ -123,7 +123,7 @@ func TestConversion(t *testing.T) {
 			db.earlier("u", user.TierTester, test.lastReset, test.entries, test.reservations, test.topUps, test.reserved)
 			wantVerified(t, s)
 			before := db.content()
-			if _, err := s.Accounts(t.Context(), user.AccountQuery{Limit: 1}); err != nil || db.content() != before {
+			if _, _, err := s.Accounts(t.Context(), user.AccountQuery{Limit: 1}); err != nil || db.content() != before {
 				t.Errorf("a list of accounts: %v", err)
 			}
 			if got := db.counters("u"); !strings.HasSuffix(got, "period none") {
@@ -155,7 +155,7 @@ func do(t *testing.T, s *user.Service, id string, c user.Command) user.Receipt {
 func refundOf(key string, tokens int64) func(t *testing.T, s *user.Service, id string) {
 	return func(t *testing.T, s *user.Service, id string) {
 		t.Helper()
-		entries, err := s.Store.Entries(t.Context(), id, user.EntryQuery{Kind: user.KindConsume, Limit: 9})
+		entries, _, err := s.Store.Entries(t.Context(), id, user.EntryQuery{Kind: user.KindConsume, Limit: 9})
 		if err != nil {
 			t.Fatal(err)
 		}

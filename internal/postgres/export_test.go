@@ -8,3 +8,6 @@ func (s *Store) Contended() int { return s.contended.Waiting() }
 
 // SelectFeed is the statement that reads a page of the feed.
 const SelectFeed = selectFeed
+
+// SetMaxLooks sets how many rows the search for one page looks at.
+func (s *Store) SetMaxLooks(n int) { s.maxLooks = n }

@@ -488,7 +488,7 @@ func TestInstantsAreStoredInUTCWhateverTheServersTimeZone(t *testing.T) {
 	if err != nil || !a.CreatedAt.Equal(now) || a.CreatedAt.Location() != time.UTC {
 		t.Errorf("read: %v, %v", a.CreatedAt, err)
 	}
-	entries, err := store.Entries(t.Context(), "u", user.EntryQuery{Limit: 1})
+	entries, _, err := store.Entries(t.Context(), "u", user.EntryQuery{Limit: 1})
 	if err != nil || len(entries) != 1 || !entries[0].CreatedAt.Equal(now) || entries[0].CreatedAt.Location() != time.UTC {
 		t.Errorf("entries: %+v, %v", entries, err)
 	}

@@ -260,7 +260,7 @@ func TestStore_FailOver(t *testing.T) {
 		if _, err := service(t, store).Create(t.Context(), user.NewAccount{ID: "new"}); err != nil {
 			t.Errorf("a new account: %v", err)
 		}
-		if _, err := store.Entries(t.Context(), "u", user.EntryQuery{Limit: 1}); err != nil {
+		if _, _, err := store.Entries(t.Context(), "u", user.EntryQuery{Limit: 1}); err != nil {
 			t.Errorf("entries: %v", err)
 		}
 	}
@@ -270,7 +270,7 @@ func TestStore_FailOver(t *testing.T) {
 		db := connect(t, url)
 		create(t, open(t, url), "u", 100)
 		store := warm(t, url)
-		if _, err := store.Entries(t.Context(), "u", user.EntryQuery{Limit: 1}); err != nil { // so that there is a connection for reads
+		if _, _, err := store.Entries(t.Context(), "u", user.EntryQuery{Limit: 1}); err != nil { // so that there is a connection for reads
 			t.Fatal(err)
 		}
 		db.Exec("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'user-management'")

@@ -61,7 +61,7 @@ func TestReset_ReplicasWithDifferentZonesGrantOnce(t *testing.T) {
 					}
 				}
 			}
-			entries, err := replica[time.UTC].Entries(t.Context(), "u", user.EntryQuery{Kind: user.KindMonthlyReset, Limit: 9})
+			entries, _, err := replica[time.UTC].Entries(t.Context(), "u", user.EntryQuery{Kind: user.KindMonthlyReset, Limit: 9})
 			if err != nil || len(entries) != 1 {
 				t.Fatalf("grants: %+v, %v", entries, err)
 			}
@@ -114,7 +114,7 @@ func TestReset_ReplicaWithAFastClockGrantsNothingEarly(t *testing.T) {
 	if h := r.Reservation; h.CreatedAt.Before(begin) || h.ExpiresAt.After(end.Add(time.Hour)) {
 		t.Errorf("reservation made at %s, runs out at %s", h.CreatedAt, h.ExpiresAt)
 	}
-	entries, err := right.Entries(t.Context(), "u", user.EntryQuery{Limit: 20})
+	entries, _, err := right.Entries(t.Context(), "u", user.EntryQuery{Limit: 20})
 	if err != nil || len(entries) != 5 {
 		t.Errorf("entries %+v, %v", entries, err)
 	}

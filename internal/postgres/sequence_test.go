@@ -103,7 +103,7 @@ func (s *subject) Account(ctx context.Context, id string) (user.Account, error) 
 	return s.any().Account(ctx, id)
 }
 
-func (s *subject) Accounts(ctx context.Context, q user.AccountQuery) ([]user.Account, error) {
+func (s *subject) Accounts(ctx context.Context, q user.AccountQuery) ([]user.Account, string, error) {
 	return s.any().Accounts(ctx, q)
 }
 
@@ -111,7 +111,7 @@ func (s *subject) Update(ctx context.Context, ref user.Ref, apply func(user.Stat
 	return s.any().Update(ctx, ref, apply)
 }
 
-func (s *subject) Entries(ctx context.Context, id string, q user.EntryQuery) ([]user.Entry, error) {
+func (s *subject) Entries(ctx context.Context, id string, q user.EntryQuery) ([]user.Entry, int64, error) {
 	return s.any().Entries(ctx, id, q)
 }
 

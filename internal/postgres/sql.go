@@ -157,38 +157,40 @@ const (
 		WHERE cognito_user_id = $1 AND created_at >= $3 AND created_at < $4 AND entry_id >= $5 AND entry_id < $6
 		GROUP BY stretch`
 
-	// The side rows begin where the page does: merged with all of them, a page would cost more the later it is.
-	selectAccounts = `SELECT ` + accountColumns + `
-		FROM viralpilot.userdata
-			LEFT JOIN (SELECT * FROM viralpilot.account_state WHERE cognito_user_id > $1) s USING (cognito_user_id)
-		WHERE cognito_user_id > $1` + accountFilters + ` AND ` + notErased + `
+	// No more than $6 accounts are looked at. The last of these is on the page whether it fits or not, so that the next one
+	// can go on from there. The side rows are looked up one by one: a join could read all of them.
+	selectAccounts = `SELECT ` + accountColumns + `, fits AND ` + notErased + `, place = $6
+		FROM (SELECT *, row_number() OVER (ORDER BY cognito_user_id) AS place, ` + accountFits + ` AS fits
+				FROM viralpilot.userdata WHERE cognito_user_id > $1 ORDER BY cognito_user_id LIMIT $6) u
+			LEFT JOIN LATERAL (SELECT * FROM viralpilot.account_state s
+				WHERE s.cognito_user_id = u.cognito_user_id LIMIT 1) s USING (cognito_user_id)
+		WHERE fits OR place = $6
 		ORDER BY cognito_user_id LIMIT $5`
 
 	// Each branch walks the index of one column and the outer query merges what they find: one condition with OR would
 	// walk all accounts. The operators are those of text_pattern_ops, which LIKE with a parameter does not get to use.
 	selectAccountsByPrefix = `WITH found AS (
 			(SELECT cognito_user_id FROM viralpilot.userdata
-				WHERE cognito_user_id > $1` + accountFilters + ` AND cognito_user_id ~>=~ $6 AND cognito_user_id ~<~ $7
+				WHERE cognito_user_id > $1 AND ` + accountFits + ` AND cognito_user_id ~>=~ $6 AND cognito_user_id ~<~ $7
 				ORDER BY cognito_user_id LIMIT $5)
 			UNION
 			(SELECT cognito_user_id FROM viralpilot.userdata
-				WHERE cognito_user_id > $1` + accountFilters + ` AND username ~>=~ $6 AND username ~<~ $7
+				WHERE cognito_user_id > $1 AND ` + accountFits + ` AND username ~>=~ $6 AND username ~<~ $7
 				ORDER BY cognito_user_id LIMIT $5)
 			UNION
 			(SELECT cognito_user_id FROM viralpilot.userdata
-				WHERE cognito_user_id > $1` + accountFilters + ` AND lower(email) ~>=~ $8 AND lower(email) ~<~ $9
+				WHERE cognito_user_id > $1 AND ` + accountFits + ` AND lower(email) ~>=~ $8 AND lower(email) ~<~ $9
 				ORDER BY cognito_user_id LIMIT $5)
 			ORDER BY cognito_user_id LIMIT $5)
-		SELECT ` + accountColumns + `
+		SELECT ` + accountColumns + `, ` + notErased + `, false
 		FROM found JOIN viralpilot.userdata USING (cognito_user_id)
 			LEFT JOIN viralpilot.account_state USING (cognito_user_id)
-		WHERE ` + notErased + `
 		ORDER BY cognito_user_id`
 
 	// Who is being erased, or has been, is in no list.
 	notErased = `erased IS NOT TRUE AND moving_to IS NULL`
 
-	accountFilters = ` AND ($2::text = '' OR subscription_tier = $2) AND ($3::text = '' OR subscription_status = $3)
+	accountFits = `($2::text = '' OR subscription_tier = $2) AND ($3::text = '' OR subscription_status = $3)
 			AND ($4::boolean IS NULL OR is_active = $4)`
 
 	// A sequence that nothing was drawn from shows its first value.
@@ -250,17 +252,23 @@ const (
 		WHERE u.cognito_user_id > $1 AND NOT EXISTS (SELECT FROM viralpilot.account_state m WHERE m.moving_to = u.cognito_user_id)
 		ORDER BY u.cognito_user_id LIMIT $2`
 
-	// Newest first by the primary key; a page begins where the one before it ended.
-	selectEntries = `SELECT ` + entryColumns + ` FROM viralpilot.ledger
-		WHERE cognito_user_id = $1 AND entry_id >= $2 AND entry_id < $3
-			AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at < $5)`
+	// Newest first by the primary key; a page begins where the one before it ended. No more than $7 entries are looked at.
+	// The last of these is on the page whether it fits or not, so that the next one can go on from there.
+	entriesLookedAt = `SELECT ` + entryColumns + `, fits, place = $7
+		FROM (SELECT *, row_number() OVER (ORDER BY entry_id DESC) AS place,
+				($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at < $5)`
 
-	newestEntries = ` ORDER BY entry_id DESC LIMIT $6`
+	entriesOfAccount = ` AS fits
+			FROM viralpilot.ledger WHERE cognito_user_id = $1 AND entry_id >= $2 AND entry_id < $3`
 
-	// Consumes are most of a ledger. The other kinds have an index.
-	selectConsumes     = selectEntries + ` AND kind = 'consume'` + newestEntries
-	selectOtherEntries = selectEntries + ` AND kind = $7 AND kind <> 'consume'` + newestEntries
-	selectAnyEntries   = selectEntries + newestEntries
+	newestEntries = `
+			ORDER BY entry_id DESC LIMIT $7) l
+		WHERE fits OR place = $7 ORDER BY entry_id DESC LIMIT $6`
+
+	// Consumes are most of most ledgers, and an index of them would cost each of them a write. The other kinds have one.
+	selectConsumes     = entriesLookedAt + ` AND kind = 'consume'` + entriesOfAccount + newestEntries
+	selectOtherEntries = entriesLookedAt + entriesOfAccount + ` AND kind = $8 AND kind <> 'consume'` + newestEntries
+	selectAnyEntries   = entriesLookedAt + entriesOfAccount + newestEntries
 
 	insertUserdata = `INSERT INTO viralpilot.userdata (` + userdataColumns + `)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHING`
@@ -424,6 +432,41 @@ func scanAccount(row pgx.CollectableRow) (a user.Account, err error) {
 	err = row.Scan(append(userdataFields(&a), sideRowFields(&a)...)...)
 	sideRowForm(&a)
 	return a, err
+}
+
+// found is a row of a page. One that does not fit only says how far the search for the page came.
+type found[T any] struct {
+	value T
+	fits  bool
+	// last is true for the last row that the search for one page may look at.
+	last bool
+}
+
+func scanFoundAccount(row pgx.CollectableRow) (f found[user.Account], err error) {
+	a := &f.value
+	err = row.Scan(slices.Concat(userdataFields(a), sideRowFields(a), []any{&f.fits, &f.last})...)
+	sideRowForm(a)
+	return f, err
+}
+
+func scanFoundEntry(row pgx.CollectableRow) (f found[user.Entry], err error) {
+	err = row.Scan(append(entryFields(&f.value), &f.fits, &f.last)...)
+	return f, err
+}
+
+// pageOf returns what of the rows fits, and the row after which the next page begins; nil when these are all. The rows are
+// limit at most.
+func pageOf[T any](rows []found[T], limit int) (page []T, last *T) {
+	for i := range rows {
+		r := &rows[i]
+		if r.fits {
+			page = append(page, r.value)
+		}
+		if r.last || i == limit-1 {
+			last = &r.value
+		}
+	}
+	return page, last
 }
 
 func scanEntry(row pgx.CollectableRow) (e user.Entry, err error) {

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -32,6 +33,8 @@ type Store struct {
 	// clock, when set, takes the place of the database's; maxHolds is the most holds that one transaction returns.
 	clock    func(ctx context.Context, database time.Time) time.Time
 	maxHolds int
+	// maxLooks is how many entries or accounts the search for one page looks at.
+	maxLooks int
 	// clockOffset is how far the service's clock was ahead of the database's when they were compared last.
 	clockOffset atomic.Int64
 	observer    Observer
@@ -52,6 +55,40 @@ func (s *Store) Create(ctx context.Context, id string, open func(user.State) (us
 	if !validText(id) {
 		return user.Change{}, user.ErrValidation
 	}
+	change, err := s.create(ctx, id, open)
+	if !keyTaken(err) {
+		return change, err
+	}
+	// An account with this id that is not there any more has used the key. Only the command that it was used for makes the
+	// account anew, and leaves the key where it is.
+	if same, err := s.commandsRepeated(ctx, id, change.Entries); err != nil || !same {
+		return user.Change{}, cmp.Or(err, error(user.ErrKeyReused))
+	}
+	return s.create(ctx, id, func(state user.State) (user.Change, error) {
+		change, err := open(state)
+		for i := range change.Entries {
+			change.Entries[i].IdempotencyKey, change.Entries[i].CommandHash = nil, nil
+		}
+		return change, err
+	})
+}
+
+// commandsRepeated reports whether entries that were not written would be of the commands whose keys they have.
+func (s *Store) commandsRepeated(ctx context.Context, id string, entries []user.Entry) (bool, error) {
+	for _, e := range entries {
+		if e.IdempotencyKey == nil {
+			continue
+		}
+		stored, err := list(ctx, s, scanAccountEntry, selectEntriesByKey, []string{id}, []string{*e.IdempotencyKey})
+		if err != nil || len(stored) == 0 || !bytes.Equal(stored[0].value.CommandHash, e.CommandHash) {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// create makes an account once; see Create.
+func (s *Store) create(ctx context.Context, id string, open func(user.State) (user.Change, error)) (user.Change, error) {
 	var change user.Change
 	err := s.withConn(ctx, func(ctx context.Context, conn *pgxpool.Conn) (err error) {
 		state, err := s.loadForCreate(ctx, conn, id)
@@ -79,11 +116,7 @@ func (s *Store) Create(ctx context.Context, id string, open func(user.State) (us
 			entries.add(a.ID, &change.Entries[i])
 		}
 		entries.queue(&rest)
-		err = endTransaction(ctx, conn, &rest, "commit")
-		if keyTaken(err) { // by an account with this id that is not there any more
-			return user.ErrKeyReused
-		}
-		return err
+		return endTransaction(ctx, conn, &rest, "commit")
 	})
 	return change, err
 }
@@ -119,10 +152,11 @@ func (s *Store) Account(ctx context.Context, id string) (user.Account, error) {
 	return a, translate(err)
 }
 
-// Entries implements [user.Store]. A page costs what is on it, however long the ledger is.
-func (s *Store) Entries(ctx context.Context, accountID string, q user.EntryQuery) ([]user.Entry, error) {
-	var page []user.Entry
-	err := s.read(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+// Entries implements [user.Store]. A page costs what is on it, and where a filter leaves entries out, no more than a look
+// at maxLooks of them, however long the ledger is.
+func (s *Store) Entries(ctx context.Context, accountID string, q user.EntryQuery) (page []user.Entry, before int64, err error) {
+	var rows []found[user.Entry]
+	err = s.read(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
 		low, high, err := entryRange(ctx, conn, accountID, q.Since, q.Until)
 		if err != nil {
 			return err
@@ -130,7 +164,9 @@ func (s *Store) Entries(ctx context.Context, accountID string, q user.EntryQuery
 		if q.Before != 0 {
 			high = min(high, q.Before)
 		}
-		sql, args := selectAnyEntries, []any{accountID, low, high, optional(q.Since), optional(q.Until), q.Limit}
+		sql, args := selectAnyEntries, []any{
+			accountID, low, high, optional(q.Since), optional(q.Until), q.Limit, max(s.maxLooks, q.Limit),
+		}
 		switch q.Kind {
 		case "":
 		case user.KindConsume:
@@ -138,14 +174,18 @@ func (s *Store) Entries(ctx context.Context, accountID string, q user.EntryQuery
 		default:
 			sql, args = selectOtherEntries, append(args, q.Kind)
 		}
-		rows, err := conn.Query(ctx, sql, args...)
+		answer, err := conn.Query(ctx, sql, args...)
 		if err != nil {
 			return err
 		}
-		page, err = pgx.CollectRows(rows, scanEntry)
+		rows, err = pgx.CollectRows(answer, scanFoundEntry)
 		return err
 	})
-	return page, err
+	page, last := pageOf(rows, q.Limit)
+	if last != nil {
+		before = last.ID
+	}
+	return page, before, err
 }
 
 // clockSlack is how much older an entry may be than one before it, which another replica has written by its own clock: the
@@ -251,17 +291,25 @@ func (s *Store) Usage(ctx context.Context, accountID string, bounds []time.Time)
 	return sums, err
 }
 
-// Accounts implements [user.Store].
-func (s *Store) Accounts(ctx context.Context, q user.AccountQuery) ([]user.Account, error) {
-	args := []any{q.After, q.Tier, q.SubscriptionStatus, q.Active, q.Limit}
+// Accounts implements [user.Store]. Where no prefix is given, a page costs no more than a look at maxLooks accounts,
+// however many there are that a filter leaves out.
+func (s *Store) Accounts(ctx context.Context, q user.AccountQuery) (page []user.Account, after string, err error) {
+	sql, args := selectAccounts, []any{q.After, q.Tier, q.SubscriptionStatus, q.Active, q.Limit}
 	if q.Prefix == "" {
-		return list(ctx, s, scanAccount, selectAccounts, args...)
+		args = append(args, max(s.maxLooks, q.Limit))
+	} else {
+		from, to := prefixRange(q.Prefix)
+		lowerFrom, lowerTo := prefixRange(strings.ToLower(q.Prefix))
+		// A plan for this prefix, never one for any: that would walk all accounts.
+		sql, args = selectAccountsByPrefix, append([]any{pgx.QueryExecModeCacheDescribe}, args...)
+		args = append(args, from, to, lowerFrom, lowerTo)
 	}
-	from, to := prefixRange(q.Prefix)
-	lowerFrom, lowerTo := prefixRange(strings.ToLower(q.Prefix))
-	// A plan for this prefix, never one for any: that would walk all accounts.
-	args = append([]any{pgx.QueryExecModeCacheDescribe}, args...)
-	return list(ctx, s, scanAccount, selectAccountsByPrefix, append(args, from, to, lowerFrom, lowerTo)...)
+	rows, err := list(ctx, s, scanFoundAccount, sql, args...)
+	page, last := pageOf(rows, q.Limit)
+	if last != nil {
+		after = last.ID
+	}
+	return page, after, err
 }
 
 // prefixRange is the range of texts that begin with prefix, by code points: from it to the first text after all of

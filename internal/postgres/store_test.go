@@ -71,7 +71,7 @@ func TestUpdateWritesTheWholeChange(t *testing.T) {
 	if got, want := fmt.Sprintf("%+v", flat(account)), fmt.Sprintf("%+v", flat(change.Account)); got != want {
 		t.Errorf("account:\n%s\nwant\n%s", got, want)
 	}
-	entries, err := store.Entries(t.Context(), "u", user.EntryQuery{Limit: 10})
+	entries, _, err := store.Entries(t.Context(), "u", user.EntryQuery{Limit: 10})
 	if err != nil || len(entries) != 3 {
 		t.Fatalf("entries: %+v, %v", entries, err)
 	}
@@ -300,7 +300,7 @@ func TestUnknownUser(t *testing.T) {
 	wantError(t, err, user.ErrUserNotFound)
 	_, err = store.Account(t.Context(), "u")
 	wantError(t, err, user.ErrUserNotFound)
-	if entries, err := store.Entries(t.Context(), "u", user.EntryQuery{Limit: 1}); len(entries) != 0 || err != nil {
+	if entries, _, err := store.Entries(t.Context(), "u", user.EntryQuery{Limit: 1}); len(entries) != 0 || err != nil {
 		t.Errorf("entries: %v, %v", entries, err)
 	}
 	if after := db.content(); after != before {
@@ -393,7 +393,7 @@ func TestEntriesOfAnAccount(t *testing.T) {
 	minute := func(n int) time.Time { return time.Date(2026, 11, 1, 0, n, 0, 0, time.UTC) }
 	read := func(t *testing.T, q user.EntryQuery) (numbers []int64, last int64) {
 		t.Helper()
-		entries, err := store.Entries(t.Context(), "u", q)
+		entries, _, err := store.Entries(t.Context(), "u", q)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -480,18 +480,40 @@ func TestStoreCreate_KeyOfAnAccountThatIsGone(t *testing.T) {
 	if _, err := service(t, store).Create(t.Context(), made); err != nil {
 		t.Fatal(err)
 	}
-	db.Exec("DELETE FROM viralpilot.userdata")
-	before := db.content()
-	_, err := service(t, store).Create(t.Context(), made)
-	wantError(t, err, user.ErrKeyReused)
-	if after := db.content(); after != before {
-		t.Errorf("before:\n%s\nafter:\n%s", before, after)
-	}
-	made.IdempotencyKey = "another"
-	if _, err := service(t, store).Create(t.Context(), made); err != nil {
-		t.Error(err)
-	}
-	wantVerified(t, service(t, store))
+	remove := func() { db.Exec("DELETE FROM viralpilot.userdata") }
+	t.Run("is not for another command", func(t *testing.T) {
+		remove()
+		before, name := db.content(), "name"
+		another := made
+		another.Username = &name
+		_, err := service(t, store).Create(t.Context(), another)
+		wantError(t, err, user.ErrKeyReused)
+		if after := db.content(); after != before {
+			t.Errorf("before:\n%s\nafter:\n%s", before, after)
+		}
+	})
+	t.Run("makes the account again", func(t *testing.T) {
+		remove()
+		if r, err := service(t, store).Create(t.Context(), made); err != nil || r.Replayed {
+			t.Errorf("%+v, %v", r, err)
+		}
+		if n := localpgtest.Query[int](db, "SELECT count(*) FROM viralpilot.userdata"); n != 1 {
+			t.Errorf("%d accounts", n)
+		}
+		wantVerified(t, service(t, store))
+		if r, err := service(t, store).Create(t.Context(), made); err != nil || !r.Replayed {
+			t.Errorf("repeated: %+v, %v", r, err)
+		}
+	})
+	t.Run("leaves others free", func(t *testing.T) {
+		remove()
+		another := made
+		another.IdempotencyKey = "another"
+		if _, err := service(t, store).Create(t.Context(), another); err != nil {
+			t.Error(err)
+		}
+		wantVerified(t, service(t, store))
+	})
 }
 
 func TestARowWithoutSideRow(t *testing.T) {
@@ -537,17 +559,17 @@ func TestStoreEntries_Bounds(t *testing.T) {
 	for range 200 {
 		from, to := begin.Add(time.Duration(rand.Int64N(3100))*time.Hour), begin.Add(time.Duration(rand.Int64N(3100))*time.Hour)
 		want := localpgtest.Query[int](db, `SELECT count(*) FROM viralpilot.ledger WHERE cognito_user_id = 'u' AND created_at >= $1 AND created_at < $2`, from, to)
-		entries, err := store.Entries(t.Context(), "u", user.EntryQuery{Since: from, Until: to, Limit: 5000})
+		entries, _, err := store.Entries(t.Context(), "u", user.EntryQuery{Since: from, Until: to, Limit: 5000})
 		if err != nil || len(entries) != want {
 			t.Errorf("from %s to %s: %d entries, %v, want %d", from, to, len(entries), err, want)
 		}
 	}
 	for _, q := range []user.EntryQuery{{Since: begin.AddDate(1, 0, 0), Limit: 9}, {Until: begin, Limit: 9}} {
-		if entries, err := store.Entries(t.Context(), "u", q); err != nil || len(entries) != 0 {
+		if entries, _, err := store.Entries(t.Context(), "u", q); err != nil || len(entries) != 0 {
 			t.Errorf("%+v: %v, %v", q, entries, err)
 		}
 	}
-	if entries, err := store.Entries(t.Context(), "nobody", user.EntryQuery{Since: begin, Until: begin.AddDate(1, 0, 0), Limit: 9}); err != nil || len(entries) != 0 {
+	if entries, _, err := store.Entries(t.Context(), "nobody", user.EntryQuery{Since: begin, Until: begin.AddDate(1, 0, 0), Limit: 9}); err != nil || len(entries) != 0 {
 		t.Errorf("of nobody: %v, %v", entries, err)
 	}
 }
@@ -577,11 +599,11 @@ func TestStoreEntries_CostIsThatOfThePage(t *testing.T) {
 	}
 	for name, ask := range map[string]func() error{
 		"a page of a day": func() error {
-			_, err := store.Entries(t.Context(), "u", user.EntryQuery{Since: begin, Until: begin.Add(time.Hour), Limit: 50})
+			_, _, err := store.Entries(t.Context(), "u", user.EntryQuery{Since: begin, Until: begin.Add(time.Hour), Limit: 50})
 			return err
 		},
 		"a page of a kind": func() error {
-			_, err := store.Entries(t.Context(), "u", user.EntryQuery{Kind: user.KindRefund, Limit: 50})
+			_, _, err := store.Entries(t.Context(), "u", user.EntryQuery{Kind: user.KindRefund, Limit: 50})
 			return err
 		},
 		"the usage of an hour": func() error {

@@ -129,10 +129,10 @@ func (s *oneAccount) Account(context.Context, string) (user.Account, error) {
 	return s.account, nil
 }
 
-func (s *oneAccount) Entries(context.Context, string, user.EntryQuery) ([]user.Entry, error) {
+func (s *oneAccount) Entries(context.Context, string, user.EntryQuery) ([]user.Entry, int64, error) {
 	newestFirst := slices.Clone(s.entries)
 	slices.Reverse(newestFirst)
-	return newestFirst, nil
+	return newestFirst, 0, nil
 }
 
 func (s *oneAccount) Reservations(context.Context, string, user.ReservationQuery) ([]user.Reservation, error) {

@@ -260,24 +260,25 @@ func (s *Service) Erase(ctx context.Context, id, actor string) (done bool, err e
 }
 
 // Accounts reads a page of all accounts, by id. It touches none of them: a reset that is due shows with the account's
-// next call.
-func (s *Service) Accounts(ctx context.Context, q AccountQuery) (_ []Account, err error) {
+// next call. See [Store] for the next page.
+func (s *Service) Accounts(ctx context.Context, q AccountQuery) (page []Account, after string, err error) {
 	ctx, end := s.begin(ctx, "accounts")
 	defer func() { end(err) }()
 	now := s.now()
-	accounts, err := s.Store.Accounts(ctx, q)
-	for i := range accounts {
-		accounts[i], _ = s.Rules.Read(accounts[i], now)
+	page, after, err = s.Store.Accounts(ctx, q)
+	for i := range page {
+		page[i], _ = s.Rules.Read(page[i], now)
 	}
-	return accounts, err
+	return page, after, err
 }
 
-// Entries returns a page of the account's ledger, newest first; [ErrUserNotFound] when there is no such account.
-func (s *Service) Entries(ctx context.Context, id string, q EntryQuery) (_ []Entry, err error) {
+// Entries returns a page of the account's ledger, newest first; [ErrUserNotFound] when there is no such account. See
+// [Store] for the next page.
+func (s *Service) Entries(ctx context.Context, id string, q EntryQuery) (page []Entry, before int64, err error) {
 	ctx, end := s.begin(ctx, "entries")
 	defer func() { end(err) }()
 	if _, err := s.Account(ctx, id); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	return s.Store.Entries(ctx, id, q)
 }

@@ -32,8 +32,9 @@ type Store interface {
 	// AccountsBeingErased reads up to limit ids greater than after, in their order, of accounts that are being erased.
 	AccountsBeingErased(ctx context.Context, after string, limit int) ([]string, error)
 
-	// Entries reads a page of an account's ledger; empty for an unknown account.
-	Entries(ctx context.Context, accountID string, query EntryQuery) ([]Entry, error)
+	// Entries reads a page of an account's ledger; empty for an unknown account. The next page is that of the query with
+	// Before set to before; 0 when there is none. A page may be short, or empty, although there is a next one.
+	Entries(ctx context.Context, accountID string, query EntryQuery) (page []Entry, before int64, err error)
 
 	// Reservation reads one reservation of an account; ErrReservationNotFound when there is none.
 	Reservation(ctx context.Context, accountID, reservationID string) (Reservation, error)
@@ -45,8 +46,9 @@ type Store interface {
 	// answer is for the time from bounds[i] (inclusive) to bounds[i+1] (exclusive).
 	Usage(ctx context.Context, accountID string, bounds []time.Time) ([]Usage, error)
 
-	// Accounts reads a page of all accounts, by id, as they were last committed.
-	Accounts(ctx context.Context, query AccountQuery) ([]Account, error)
+	// Accounts reads a page of all accounts, by id, as they were last committed. The next page is that of the query with
+	// After set to after; empty when there is none. A page may be short, or empty, although there is a next one.
+	Accounts(ctx context.Context, query AccountQuery) (page []Account, after string, err error)
 
 	// AccountsWithDueHold reads, without locking, up to limit ids greater than after, in their order, of accounts that
 	// have an open reservation with an expiry at or before now.

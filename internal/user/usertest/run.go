@@ -268,7 +268,7 @@ func (p *player) compare(ctx context.Context, want model) error {
 	if err != nil {
 		return fmt.Errorf("account: %w", err)
 	}
-	entries, err := p.subject.Entries(ctx, p.id, user.EntryQuery{Limit: len(want.entries) + 1})
+	entries, _, err := p.subject.Entries(ctx, p.id, user.EntryQuery{Limit: len(want.entries) + 1})
 	if err != nil {
 		return fmt.Errorf("entries: %w", err)
 	}
