@@ -17,7 +17,7 @@ ALTER TABLE viralpilot.account_state
 
 ALTER TABLE viralpilot.ledger
     ADD COLUMN tokens_refunded INTEGER,
-    -- NULL, like period, in an entry of the earlier version.
+    -- NULL, like period, in an entry of the earlier version, which goes on writing until migration 6.
     ADD COLUMN top_ups_amount  INTEGER,
     ADD COLUMN period          INTEGER,
     ADD COLUMN changes         JSONB;
@@ -26,18 +26,6 @@ ALTER TABLE viralpilot.reservations
     ADD COLUMN period   INTEGER,
     ADD COLUMN late     BOOLEAN NOT NULL DEFAULT FALSE,
     ADD COLUMN metadata JSONB;
-
--- The earlier version would write every balance by other rules. It leaves these columns out of its INSERTs, which alone
--- evaluate their default; it reads on, and answers 503 to what it may not write. A column that is added with such a
--- default would be filled by it, so it is set afterwards.
-CREATE FUNCTION viralpilot.refuse_earlier_version() RETURNS integer LANGUAGE plpgsql VOLATILE AS $$
-BEGIN
-    RAISE EXCEPTION 'this database is written by a later version of the service'
-        USING ERRCODE = 'cannot_connect_now', HINT = 'Start the version that migrated it.';
-END
-$$;
-ALTER TABLE viralpilot.ledger ALTER COLUMN top_ups_amount SET DEFAULT viralpilot.refuse_earlier_version();
-ALTER TABLE viralpilot.reservations ALTER COLUMN period SET DEFAULT viralpilot.refuse_earlier_version();
 
 -- The settings that balances depend on, as the service was last started with them.
 CREATE TABLE viralpilot.settings (

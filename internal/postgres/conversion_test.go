@@ -188,6 +188,13 @@ const (
 			tokens_charged = excluded.tokens_charged, tokens_returned = excluded.tokens_returned, shortfall = excluded.shortfall,
 			carried = excluded.carried, top_up = excluded.top_up, created_at = excluded.created_at,
 			expires_at = excluded.expires_at, closed_at = excluded.closed_at, tokens_used = excluded.tokens_used`
+	earlierUpdateReservations = `UPDATE viralpilot.reservations r SET status = n.status, tokens = n.tokens, tokens_charged = n.charged,
+			tokens_returned = n.returned, shortfall = n.shortfall, carried = n.carried, top_up = n.top_up, created_at = n.created,
+			expires_at = n.expires, closed_at = n.closed, tokens_used = n.used
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::integer[], $5::integer[], $6::integer[], $7::integer[],
+				$8::boolean[], $9::integer[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[], $13::integer[])
+			AS n (id, reservation, status, tokens, charged, returned, shortfall, carried, top_up, created, expires, closed, used)
+		WHERE r.cognito_user_id = n.id AND r.reservation_id = n.reservation::uuid`
 	earlierCopyReservations = `INSERT INTO viralpilot.reservations (cognito_user_id, reservation_id, status, tokens, tokens_charged, tokens_returned, shortfall, carried, top_up, created_at,
 		expires_at, closed_at, tokens_used)
 		SELECT $2, reservation_id, status, tokens, tokens_charged, tokens_returned, shortfall, carried, top_up, created_at,
@@ -202,6 +209,23 @@ const (
 		WHERE u.cognito_user_id = n.id`
 )
 
+// earlierEntry are the arguments of earlierInsertEntries for a consume of one token.
+func earlierEntry(id string, balance int) []any {
+	none := []*string{nil}
+	return []any{
+		[]string{id}, []string{"consume"}, []int{-1}, []int{balance}, []int{1}, []int{1}, none, []*int64{nil}, none, [][]byte{nil},
+		none, none, []time.Time{now},
+	}
+}
+
+// earlierReservation are the arguments of earlierInsertReservations and earlierUpdateReservations for a hold of one token.
+func earlierReservation(id, status string) []any {
+	return []any{
+		[]string{id}, []string{hold1}, []string{status}, []int{1}, []int{0}, []int{0}, []int{0}, []bool{false}, []int{0},
+		[]time.Time{now}, []time.Time{now.Add(time.Hour)}, []*time.Time{nil}, []*int{nil},
+	}
+}
+
 func TestMigration_EarlierVersionMayNotWrite(t *testing.T) {
 	t.Parallel()
 	url := localpgtest.New(t)
@@ -210,29 +234,13 @@ func TestMigration_EarlierVersionMayNotWrite(t *testing.T) {
 	if _, err := s.Reserve(t.Context(), "u", user.Reserve{Tokens: 5}); err != nil {
 		t.Fatal(err)
 	}
-	none := []*string{nil}
 	for name, write := range map[string]struct {
 		sql  string
 		args []any
 	}{
-		"entries": {earlierInsertEntries, []any{
-			[]string{"u"}, []string{"consume"}, []int{-1}, []int{94}, []int{1}, []int{1}, none, []*int64{nil}, none, [][]byte{nil}, none, none, []time.Time{now},
-		}},
-		"reservations": {earlierInsertReservations, []any{
-			[]string{"u"},
-			[]string{hold1},
-			[]string{"open"},
-			[]int{1},
-			[]int{0},
-			[]int{0},
-			[]int{0},
-			[]bool{false},
-			[]int{0},
-			[]time.Time{now},
-			[]time.Time{now.Add(time.Hour)},
-			[]*time.Time{nil},
-			[]*int{nil},
-		}},
+		"entries":                           {earlierInsertEntries, earlierEntry("u", 94)},
+		"reservations":                      {earlierInsertReservations, earlierReservation("u", "open")},
+		"the end of a reservation":          {earlierUpdateReservations, earlierReservation("u", "released")},
 		"reservations of an erased account": {earlierCopyReservations, []any{"u", "pseudonym"}},
 		"entries of an erased account":      {earlierCopyEntries, []any{"u", "pseudonym"}},
 	} {

@@ -516,6 +516,75 @@ func TestOpen_ServerOfStricterIsolation(t *testing.T) {
 	}
 }
 
+// unmigrate brings the tables back to what they were before migration 4, and the versions to before the given one.
+func (d database) unmigrate(version int) {
+	d.T.Helper()
+	d.Exec(`ALTER TABLE viralpilot.account_state DROP top_ups_used, DROP allowance, DROP allowance_excess, DROP carried_top_ups,
+			DROP granted_period, DROP open_reservations, DROP moving_to, DROP erased;
+		ALTER TABLE viralpilot.ledger DROP tokens_refunded, DROP top_ups_amount, DROP period, DROP changes;
+		ALTER TABLE viralpilot.reservations DROP period, DROP late, DROP metadata;
+		DROP TRIGGER refuse_earlier_version ON viralpilot.reservations;
+		DROP FUNCTION viralpilot.refuse_earlier_version, viralpilot.refuse_earlier_update;
+		DROP TABLE viralpilot.settings`)
+	d.Exec("DELETE FROM viralpilot.goose_db_version WHERE version_id >= $1", version)
+}
+
+// migrating opens a store in the background, whose migration of a database before migration 4 waits for a transaction that
+// end ends.
+func migrating(t *testing.T, url string, l *log) (opened <-chan error, end func()) {
+	t.Helper()
+	db, other := connect(t, url), connect(t, url)
+	db.unmigrate(4)
+	other.Exec("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT")
+	opened = background(t, func() error {
+		o := options(url)
+		l.into(&o)
+		store, err := postgres.Open(t.Context(), o)
+		if err == nil {
+			store.Close()
+		}
+		return err
+	})
+	db.awaitLockWaiters(1)
+	return opened, func() { other.Exec("COMMIT") }
+}
+
+// Building the indexes may take long, and no replica of this version listens before the end.
+func TestOpen_EarlierVersionWritesWhileIndexesAreBuilt(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.New(t)
+	db := connect(t, url)
+	db.Exec("INSERT INTO viralpilot.userdata (cognito_user_id, subscription_tier, tokens_remaining, last_token_reset_date) VALUES ('u', 'tester', 1000, '2026-11-01')")
+	db.Exec("INSERT INTO viralpilot.account_state (cognito_user_id) VALUES ('u')")
+	var l log
+	opened, end := migrating(t, url, &l)
+	opening := earlierEntry("u", 1000)
+	opening[1], opening[2], opening[4], opening[5] = []string{"opening"}, []int{1000}, []int{0}, []int{0}
+	db.Exec(earlierInsertEntries, opening...)
+	db.Exec(earlierUpdateCounters, []string{"u"}, []int{999}, []int{1}, []time.Time{now})
+	db.Exec(earlierInsertEntries, earlierEntry("u", 999)...)
+	db.Exec(earlierUpdateCounters, []string{"u"}, []int{998}, []int{1}, []time.Time{now})
+	db.Exec("UPDATE viralpilot.account_state SET tokens_reserved = 1, next_hold_expiry = $1", now.Add(time.Hour))
+	db.Exec(earlierInsertReservations, earlierReservation("u", "open")...)
+	reserved := earlierEntry("u", 998)
+	reserved[1], reserved[5], reserved[6] = []string{"reserve"}, []int{0}, []string{hold1}
+	db.Exec(earlierInsertEntries, reserved...)
+	end()
+	if err := <-opened; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Conn.Exec(t.Context(), earlierInsertEntries, earlierEntry("u", 997)...); err == nil {
+		t.Error("the earlier version writes on")
+	}
+	s := service(t, open(t, url))
+	wantVerified(t, s)
+	do(t, s, "u", user.Settle{ReservationID: hold1, TokensUsed: 1})
+	wantVerified(t, s)
+	if got := db.counters("u"); got != "R 998 U 2 T 0 W 0 G 1000 E 0 C 0 H 0 open 0 period 24323" {
+		t.Error(got)
+	}
+}
+
 // Somebody works on a table that a migration wants for itself, and does not end: the migration waits, and gives way to
 // those who came after it.
 func TestOpen_MigrationHoldsUpNobody(t *testing.T) {
@@ -523,14 +592,8 @@ func TestOpen_MigrationHoldsUpNobody(t *testing.T) {
 	url := localpgtest.New(t)
 	db, other, worker := connect(t, url), connect(t, url), connect(t, url)
 	create(t, open(t, url), "u", 5)
-	// As it was before the third migration.
-	db.Exec(`DROP INDEX viralpilot.userdata_id_prefix, viralpilot.userdata_username_prefix, viralpilot.userdata_email_prefix;
-		ALTER TABLE viralpilot.account_state DROP top_ups_used, DROP allowance, DROP allowance_excess, DROP carried_top_ups,
-			DROP granted_period, DROP open_reservations, DROP moving_to, DROP erased;
-		ALTER TABLE viralpilot.ledger DROP tokens_refunded, DROP top_ups_amount, DROP period, DROP changes;
-		ALTER TABLE viralpilot.reservations DROP period, DROP late, DROP metadata;
-		DROP FUNCTION viralpilot.refuse_earlier_version; DROP TABLE viralpilot.settings;
-		DELETE FROM viralpilot.goose_db_version WHERE version_id >= 3`)
+	db.Exec("DROP INDEX viralpilot.userdata_id_prefix, viralpilot.userdata_username_prefix, viralpilot.userdata_email_prefix")
+	db.unmigrate(3)
 	other.Exec("BEGIN; LOCK TABLE viralpilot.userdata IN ROW EXCLUSIVE MODE")
 	var l log
 	opened := background(t, func() error {
