@@ -27,7 +27,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := migrate(ctx, store.pool.Config().ConnConfig, o.ImportPublicUserdata, o.Log); err != nil {
+	if err := migrate(ctx, store.pool.Config().ConnConfig, store.session.mode, o.ImportPublicUserdata, o.Log); err != nil {
 		store.Close()
 		return nil, err
 	}

@@ -39,17 +39,21 @@ const (
 
 // migrate brings the database to this version's schema, whoever else is doing so at the same time. A schema that is
 // newer already is left as it is.
-func migrate(ctx context.Context, cfg *pgx.ConnConfig, importPublic bool, log *slog.Logger) (err error) {
+func migrate(ctx context.Context, cfg *pgx.ConnConfig, mode QueryMode, importPublic bool, log *slog.Logger) (err error) {
 	cfg = cfg.Copy()
 	cfg.Tracer = nil
 	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { log.Info("migration: " + n.Message) }
-	unlock, err := lockMigrations(ctx, cfg, log)
+	afterConnect := noTimeouts
+	if mode == QueryModeTransaction { // the pooler would give the setting to somebody else
+		afterConnect = func(context.Context, *pgx.Conn) error { return nil }
+	}
+	unlock, err := lockMigrations(ctx, cfg, afterConnect, log)
 	if err != nil {
 		return fmt.Errorf("migration lock: %w", err)
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
 
-	db := stdlib.OpenDB(*cfg)
+	db := stdlib.OpenDB(*cfg, stdlib.OptionAfterConnect(afterConnect))
 	defer db.Close()
 	if err := createSchema(ctx, db); err != nil {
 		return fmt.Errorf("create schema viralpilot: %w", err)
@@ -83,10 +87,20 @@ func migrate(ctx context.Context, cfg *pgx.ConnConfig, importPublic bool, log *s
 	}
 }
 
+// noTimeouts lifts the time-outs that the server, the database or the role may have. To build an index takes as long as it
+// takes, and the other connections of a migration are idle meanwhile. Not every server knows all of them.
+func noTimeouts(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, `SELECT set_config(name, '0', false) FROM pg_settings
+		WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')`)
+	return err
+}
+
 // lockMigrations keeps other replicas from migrating until the lock is given back. It is held by a transaction, since a
 // pooler may give the next statement of a session that has none to another session. Whoever waits for it holds nothing
 // meanwhile: the one that has it may need the last session of a pooler.
-func lockMigrations(ctx context.Context, cfg *pgx.ConnConfig, log *slog.Logger) (unlock func() error, err error) {
+func lockMigrations(
+	ctx context.Context, cfg *pgx.ConnConfig, afterConnect func(context.Context, *pgx.Conn) error, log *slog.Logger,
+) (unlock func() error, err error) {
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, err
@@ -96,6 +110,9 @@ func lockMigrations(ctx context.Context, cfg *pgx.ConnConfig, log *slog.Logger) 
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		return conn.Close(closing)
+	}
+	if err := afterConnect(ctx, conn); err != nil {
+		return nil, errors.Join(err, unlock())
 	}
 	options := pgx.TxOptions{BeginQuery: strings.Join(append([]string{begin}, limits("LOCAL", 0, 0)...), "; ")}
 	deadline := time.Now().Add(migrationLockWait)

@@ -531,10 +531,11 @@ func (d database) unmigrate(version int) {
 
 // migrating opens a store in the background, whose migration of a database before migration 4 waits for a transaction that
 // end ends.
-func migrating(t *testing.T, url string, l *log) (opened <-chan error, end func()) {
+func migrating(t *testing.T, db database, url string, l *log, settings ...string) (opened <-chan error, end func()) {
 	t.Helper()
-	db, other := connect(t, url), connect(t, url)
+	other := connect(t, url)
 	db.unmigrate(4)
+	other.Exec(strings.Join(settings, ";"))
 	other.Exec("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT")
 	opened = background(t, func() error {
 		o := options(url)
@@ -557,7 +558,7 @@ func TestOpen_EarlierVersionWritesWhileIndexesAreBuilt(t *testing.T) {
 	db.Exec("INSERT INTO viralpilot.userdata (cognito_user_id, subscription_tier, tokens_remaining, last_token_reset_date) VALUES ('u', 'tester', 1000, '2026-11-01')")
 	db.Exec("INSERT INTO viralpilot.account_state (cognito_user_id) VALUES ('u')")
 	var l log
-	opened, end := migrating(t, url, &l)
+	opened, end := migrating(t, db, url, &l)
 	opening := earlierEntry("u", 1000)
 	opening[1], opening[2], opening[4], opening[5] = []string{"opening"}, []int{1000}, []int{0}, []int{0}
 	db.Exec(earlierInsertEntries, opening...)
@@ -582,6 +583,23 @@ func TestOpen_EarlierVersionWritesWhileIndexesAreBuilt(t *testing.T) {
 	wantVerified(t, s)
 	if got := db.counters("u"); got != "R 998 U 2 T 0 W 0 G 1000 E 0 C 0 H 0 open 0 period 24323" {
 		t.Error(got)
+	}
+}
+
+func TestOpen_MigrationHasNoTimeouts(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.Direct(localpgtest.New(t)) // a pooler keeps no setting of ours
+	db := connect(t, url)
+	database := localpgtest.Query[string](db, "SELECT quote_ident(current_database())")
+	for _, name := range []string{"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"} {
+		db.Exec(fmt.Sprintf("ALTER DATABASE %s SET %s = '500ms'", database, name))
+	}
+	var l log
+	opened, end := migrating(t, db, url, &l, "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0")
+	time.Sleep(time.Second)
+	end()
+	if err := <-opened; err != nil {
+		t.Error(err)
 	}
 }
 
