@@ -42,7 +42,12 @@ const (
 func migrate(ctx context.Context, cfg *pgx.ConnConfig, mode QueryMode, importPublic bool, log *slog.Logger) (err error) {
 	cfg = cfg.Copy()
 	cfg.Tracer = nil
-	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { log.Info("migration: " + n.Message) }
+	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+		// That there is nothing to drop is what IF EXISTS is for. The text is in the server's language.
+		if n.Routine != "DropErrorMsgNonExistent" && n.Routine != "does_not_exist_skipping" {
+			log.Info("migration: " + n.Message)
+		}
+	}
 	afterConnect := noTimeouts
 	if mode == QueryModeTransaction { // the pooler would give the setting to somebody else
 		afterConnect = func(context.Context, *pgx.Conn) error { return nil }

@@ -574,6 +574,9 @@ func TestOpen_EarlierVersionWritesWhileIndexesAreBuilt(t *testing.T) {
 	if err := <-opened; err != nil {
 		t.Fatal(err)
 	}
+	if strings.Contains(l.String(), "does not exist") {
+		t.Errorf("what is not there is told of:\n%s", l.String())
+	}
 	if _, err := db.Conn.Exec(t.Context(), earlierInsertEntries, earlierEntry("u", 997)...); err == nil {
 		t.Error("the earlier version writes on")
 	}
