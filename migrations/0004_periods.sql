@@ -17,7 +17,7 @@ ALTER TABLE viralpilot.account_state
 
 ALTER TABLE viralpilot.ledger
     ADD COLUMN tokens_refunded INTEGER,
-    -- NULL, like period, in an entry of the earlier version, which goes on writing until migration 6.
+    -- NULL, like period, in an entry of the earlier version, which goes on writing until migration 7.
     ADD COLUMN top_ups_amount  INTEGER,
     ADD COLUMN period          INTEGER,
     ADD COLUMN changes         JSONB;

@@ -1,5 +1,5 @@
 // Package migrations holds the SQL files that bring a database to the schema of this version. They only ever go
-// forward: an older binary runs on a newer schema, unless a migration says otherwise as 0006 does.
+// forward: an older binary runs on a newer schema, unless a migration says otherwise as 0007 does.
 package migrations
 
 import "embed"

@@ -57,6 +57,7 @@ func Connect(ctx context.Context, o Options) (*Store, error) {
 		session: newSession(mode, o.StatementTimeout), clock: o.Clock, maxHolds: user.MaxHoldsPerUpdate, maxLooks: defaultLooks,
 		observer: o.Observer, groupSpan: o.GroupSpan,
 	}
+	s.erasePart.Store(maxErasePart)
 	if s.observer == nil {
 		s.observer = nopObserver{}
 	}

@@ -213,16 +213,37 @@ const (
 func earlierEntry(id string, balance int) []any {
 	none := []*string{nil}
 	return []any{
-		[]string{id}, []string{"consume"}, []int{-1}, []int{balance}, []int{1}, []int{1}, none, []*int64{nil}, none, [][]byte{nil},
-		none, none, []time.Time{now},
+		[]string{id},
+		[]string{"consume"},
+		[]int{-1},
+		[]int{balance},
+		[]int{1},
+		[]int{1},
+		none,
+		[]*int64{nil},
+		none,
+		[][]byte{nil},
+		none, none,
+		[]time.Time{now},
 	}
 }
 
 // earlierReservation are the arguments of earlierInsertReservations and earlierUpdateReservations for a hold of one token.
 func earlierReservation(id, status string) []any {
 	return []any{
-		[]string{id}, []string{hold1}, []string{status}, []int{1}, []int{0}, []int{0}, []int{0}, []bool{false}, []int{0},
-		[]time.Time{now}, []time.Time{now.Add(time.Hour)}, []*time.Time{nil}, []*int{nil},
+		[]string{id},
+		[]string{hold1},
+		[]string{status},
+		[]int{1},
+		[]int{0},
+		[]int{0},
+		[]int{0},
+		[]bool{false},
+		[]int{0},
+		[]time.Time{now},
+		[]time.Time{now.Add(time.Hour)},
+		[]*time.Time{nil},
+		[]*int{nil},
 	}
 }
 

@@ -16,8 +16,12 @@ import (
 // accounts are never updated, since tables may be distributed by them: rows are copied and the originals deleted. At
 // every moment each entry has an account, and the two halves of a ledger make one chain.
 
-// erasePart is the most rows of a table that one transaction moves.
-const erasePart = 5000
+// A transaction moves up to maxErasePart rows of a table; fewer where that has taken too long, but never fewer than
+// minErasePart.
+const (
+	maxErasePart = 5000
+	minErasePart = 50
+)
 
 const (
 	// The pseudonym's row says nothing of the tokens until the account itself comes.
@@ -29,7 +33,8 @@ const (
 	selectAccountsBeingErased = `SELECT cognito_user_id FROM viralpilot.account_state
 		WHERE moving_to IS NOT NULL AND cognito_user_id > $1 ORDER BY cognito_user_id LIMIT $2`
 
-	selectMoving = `SELECT moving_to, granted_period FROM viralpilot.account_state WHERE cognito_user_id = $1 AND moving_to IS NOT NULL`
+	// A hand may have set the period to NULL, as a roll-back does.
+	selectMoving = `SELECT moving_to, coalesce(granted_period, 0) FROM viralpilot.account_state WHERE cognito_user_id = $1 AND moving_to IS NOT NULL`
 
 	// The last entry of the next part; none when the part is the last.
 	selectPartEnd = `SELECT entry_id FROM viralpilot.ledger WHERE cognito_user_id = $1 ORDER BY entry_id OFFSET $2 LIMIT 1`
@@ -77,44 +82,58 @@ func (s *Store) AccountsBeingErased(ctx context.Context, after string, limit int
 
 // MoveErased implements [user.Store].
 func (s *Store) MoveErased(ctx context.Context, accountID string) (done bool, err error) {
-	err = s.withConn(ctx, func(ctx context.Context, conn *pgxpool.Conn) (err error) {
-		var b pgx.Batch
-		for _, sql := range s.session.begin {
-			b.Queue(sql)
+	for {
+		part := s.erasePart.Load()
+		var tooLong bool
+		err = s.withConn(ctx, func(ctx context.Context, conn *pgxpool.Conn) (err error) {
+			done, err = s.moveErased(ctx, conn, accountID, int(part))
+			tooLong = statementTimeout(err) || errors.Is(err, context.DeadlineExceeded)
+			return err
+		})
+		// The same part would take too long again, and for ever.
+		if !tooLong || part == minErasePart {
+			return done, err
 		}
-		if err := conn.SendBatch(ctx, &b).Close(); err != nil {
-			return notDone(conn, err)
-		}
-		if done, err = movePart(ctx, conn, accountID); err != nil {
-			return notDone(conn, err)
-		}
-		return endTransaction(ctx, conn, &pgx.Batch{}, "commit")
-	})
-	return done, err
+		s.erasePart.CompareAndSwap(part, max(part/2, minErasePart))
+	}
 }
 
-// movePart moves the next part of an account within a transaction.
-func movePart(ctx context.Context, conn *pgxpool.Conn, id string) (done bool, err error) {
+func (s *Store) moveErased(ctx context.Context, conn *pgxpool.Conn, accountID string, part int) (done bool, err error) {
+	var b pgx.Batch
+	for _, sql := range s.session.begin {
+		b.Queue(sql)
+	}
+	if err := conn.SendBatch(ctx, &b).Close(); err != nil {
+		return false, notDone(conn, err)
+	}
+	if done, err = movePart(ctx, conn, accountID, part); err != nil {
+		return false, notDone(conn, err)
+	}
+	return done, endTransaction(ctx, conn, &pgx.Batch{}, "commit")
+}
+
+// movePart moves the next part of an account, of so many rows, within a transaction.
+func movePart(ctx context.Context, conn *pgxpool.Conn, id string, part int) (done bool, err error) {
 	account, pseudonym, err := lockMoving(ctx, conn, id)
 	if account == nil || err != nil {
 		return err == nil, err
 	}
-	last, more, err := partEnd[int64](ctx, conn, selectPartEnd, id, maxEntryID)
+	last, more, err := partEnd[int64](ctx, conn, selectPartEnd, id, part, maxEntryID)
 	if err == nil {
 		err = execEach(ctx, conn, copyEntries, []any{id, pseudonym, last}, deleteEntries, []any{id, last})
 	}
 	if more || err != nil {
 		return false, err
 	}
-	reservation, more, err := partEnd[string](ctx, conn, selectReservationPartEnd, id, maxUUID)
+	reservation, more, err := partEnd[string](ctx, conn, selectReservationPartEnd, id, part, maxUUID)
 	if err == nil {
 		err = execEach(ctx, conn, copyReservations, []any{id, pseudonym, reservation}, deleteReservations, []any{id, reservation})
 	}
 	if more || err != nil {
 		return false, err
 	}
-	cleared, err := conn.Exec(ctx, clearActor, id, erasePart)
-	if err != nil || cleared.RowsAffected() == erasePart {
+	cleared, err := conn.Exec(ctx, clearActor, id, part)
+	if err != nil || cleared.RowsAffected() == int64(part) {
 		return false, err
 	}
 	return true, moveAccount(ctx, conn, *account, pseudonym)
@@ -158,8 +177,8 @@ func lockMoving(ctx context.Context, conn *pgxpool.Conn, id string) (*user.Accou
 }
 
 // partEnd reads where the next part ends, and whether more comes after it.
-func partEnd[T any](ctx context.Context, conn *pgxpool.Conn, sql, id string, end T) (last T, more bool, err error) {
-	err = conn.QueryRow(ctx, sql, id, erasePart-1).Scan(&last)
+func partEnd[T any](ctx context.Context, conn *pgxpool.Conn, sql, id string, part int, end T) (last T, more bool, err error) {
+	err = conn.QueryRow(ctx, sql, id, part-1).Scan(&last)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return end, false, nil
 	}

@@ -164,3 +164,41 @@ func TestErase_AgainWhileItGoesOn(t *testing.T) {
 	_, err := serviceAt(t, store, hurried()).Erase(t.Context(), "ann", "")
 	wantError(t, err, user.ErrUserNotFound)
 }
+
+func TestMoveErased_AfterARollBack(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.New(t)
+	store, db := open(t, url), connect(t, url)
+	create(t, store, "ann", 1000000)
+	db.spent("ann", 6000)
+	if done, err := serviceAt(t, store, hurried()).Erase(t.Context(), "ann", ""); err != nil || done {
+		t.Fatalf("done %t, %v", done, err)
+	}
+	db.Exec("UPDATE viralpilot.account_state SET granted_period = NULL")
+	if err := service(t, store).FinishErases(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := service(t, store).Status(t.Context(), "ann")
+	wantError(t, err, user.ErrUserNotFound)
+}
+
+func TestMoveErased_WhereAPartTakesTooLong(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.New(t)
+	store := open(t, url, func(o *postgres.Options) { o.StatementTimeout = 500 * time.Millisecond })
+	db := connect(t, url)
+	create(t, store, "ann", 1000000)
+	db.spent("ann", 1000)
+	db.Exec(`CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.001); RETURN NEW; END';
+		CREATE TRIGGER linger BEFORE INSERT ON viralpilot.ledger FOR EACH ROW WHEN (NEW.kind = 'consume') EXECUTE FUNCTION linger()`)
+	s := service(t, store)
+	if done, err := serviceAt(t, store, hurried()).Erase(t.Context(), "ann", ""); err != nil || done {
+		t.Fatalf("done %t, %v", done, err)
+	}
+	if err := s.FinishErases(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.Status(t.Context(), "ann")
+	wantError(t, err, user.ErrUserNotFound)
+	wantVerified(t, s)
+}

@@ -28,6 +28,7 @@ const (
 	sqlInsufficientPrivilege     = "42501"
 	sqlLockNotAvailable          = "55P03"
 	sqlQueryCanceled             = "57014"
+	sqlInternalError             = "XX000"
 	sqlClassConnection           = "08"
 	sqlClassInvalidAuthorization = "28"
 	sqlClassResources            = "53"

@@ -169,8 +169,8 @@ func TestWhatCallersSeeWhileConnectionsAreLost_IsLinearizable(t *testing.T) {
 		localpgtest.Moment
 		localpgtest.Fault
 	}{
-		{localpgtest.Before("begin"), localpgtest.Reset},
-		{localpgtest.Before("begin"), localpgtest.Cut},
+		{localpgtest.Before("begin isolation level read committed"), localpgtest.Reset},
+		{localpgtest.Before("begin isolation level read committed"), localpgtest.Cut},
 		{localpgtest.Before("commit"), localpgtest.Cut},
 		{localpgtest.Before("commit"), localpgtest.Reset},
 		{localpgtest.Answer("commit"), localpgtest.HalfCloseClient},

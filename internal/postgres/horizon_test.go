@@ -65,7 +65,7 @@ func TestStatementsFor_PicksThoseOfTheServersVersion(t *testing.T) {
 	t.Parallel()
 	const file = "-- why\nA;\n-- from PostgreSQL 14\nB;\n\n-- before PostgreSQL 14\nC;\n"
 	for version, want := range map[int][]string{
-		13_00_20: {"-- why\nA", "\n-- before PostgreSQL 14\nC"},
+		13_00_20: {"-- why\nA", "-- before PostgreSQL 14\nC"},
 		14_00_00: {"-- why\nA", "-- from PostgreSQL 14\nB"},
 	} {
 		if got := statementsFor(version, file); !slices.Equal(got, want) {

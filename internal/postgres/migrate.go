@@ -27,10 +27,12 @@ const (
 )
 
 const (
-	// migrationLockWait is how long a replica waits for another one that migrates, migrationLockPause how long it waits to
-	// ask again.
-	migrationLockWait  = 5 * time.Minute
-	migrationLockPause = 20 * time.Millisecond
+	// A replica that waits for the lock of another one asks again after migrationLockPause at first, then ever more seldom.
+	migrationLockPause, maxMigrationLockPause = 20 * time.Millisecond, time.Second
+	// migrationLockCheck is how often the lock is looked after that a long statement needs.
+	migrationLockCheck = 10 * time.Second
+	// migrationNews is how often the operator is told what a migration waits for.
+	migrationNews = time.Minute
 	// tableLockWait is how long a migration waits for a table. Whoever comes after it waits with it, so it gives up before
 	// they do and tries again, for tablePatience in all.
 	tableLockWait = failFastLockTimeout * 3 / 4
@@ -52,18 +54,18 @@ func migrate(ctx context.Context, cfg *pgx.ConnConfig, mode QueryMode, importPub
 	if mode == QueryModeTransaction { // the pooler would give the setting to somebody else
 		afterConnect = func(context.Context, *pgx.Conn) error { return nil }
 	}
-	unlock, err := lockMigrations(ctx, cfg, afterConnect, log)
+	lock, err := lockMigrations(ctx, cfg, afterConnect, log)
 	if err != nil {
 		return fmt.Errorf("migration lock: %w", err)
 	}
-	defer func() { err = errors.Join(err, unlock()) }()
+	defer func() { err = errors.Join(err, lock.close(ctx)) }()
 
 	db := stdlib.OpenDB(*cfg, stdlib.OptionAfterConnect(afterConnect))
 	defer db.Close()
 	if err := createSchema(ctx, db); err != nil {
 		return fmt.Errorf("create schema viralpilot: %w", err)
 	}
-	provider, err := newProvider(db, importPublic)
+	provider, err := newProvider(db, lock, importPublic)
 	if err != nil {
 		return fmt.Errorf("migrations: %w", err)
 	}
@@ -100,28 +102,29 @@ func noTimeouts(ctx context.Context, conn *pgx.Conn) error {
 	return err
 }
 
-// lockMigrations keeps other replicas from migrating until the lock is given back. It is held by a transaction, since a
-// pooler may give the next statement of a session that has none to another session. Whoever waits for it holds nothing
-// meanwhile: the one that has it may need the last session of a pooler.
+// migrationLock keeps other replicas from migrating. It is held by a transaction, since a pooler may give the next
+// statement of a session that has none to another session.
+type migrationLock struct {
+	conn *pgx.Conn
+	log  *slog.Logger
+}
+
+// lockMigrations waits for the lock, as long as another replica has it. Whoever waits for it holds nothing meanwhile: the
+// one that has it may need the last session of a pooler.
 func lockMigrations(
 	ctx context.Context, cfg *pgx.ConnConfig, afterConnect func(context.Context, *pgx.Conn) error, log *slog.Logger,
-) (unlock func() error, err error) {
+) (*migrationLock, error) {
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
-	unlock = func() error {
-		// What it holds goes with it, however this ends.
-		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		return conn.Close(closing)
-	}
+	lock := &migrationLock{conn, log}
 	if err := afterConnect(ctx, conn); err != nil {
-		return nil, errors.Join(err, unlock())
+		return nil, errors.Join(err, lock.close(ctx))
 	}
 	options := pgx.TxOptions{BeginQuery: strings.Join(append([]string{begin}, limits("LOCAL", 0, 0)...), "; ")}
-	deadline := time.Now().Add(migrationLockWait)
-	for first := true; ; first = false {
+	pause := migrationLockPause
+	for told := (time.Time{}); ; {
 		var locked bool
 		tx, err := conn.BeginTx(ctx, options)
 		if err == nil {
@@ -130,48 +133,77 @@ func lockMigrations(
 			err = tx.QueryRow(ctx, "SELECT pg_try_advisory_xact_lock($1)", pgx.QueryExecModeSimpleProtocol, lockID).Scan(&locked)
 		}
 		if err == nil && locked {
-			return unlock, nil
+			return lock, nil
 		}
 		if err == nil {
 			err = tx.Rollback(ctx)
 		}
-		if err == nil && time.Now().After(deadline) {
-			err = fmt.Errorf("another replica has been migrating for %s", migrationLockWait)
-		}
 		if err != nil {
-			return nil, errors.Join(err, unlock())
+			return nil, errors.Join(err, lock.close(ctx))
 		}
-		if first {
+		if time.Since(told) >= migrationNews {
 			log.Info("waiting for another replica that migrates")
+			told = time.Now()
 		}
 		select {
 		case <-ctx.Done():
-			return nil, errors.Join(ctx.Err(), unlock())
-		case <-time.After(migrationLockPause):
+			return nil, errors.Join(ctx.Err(), lock.close(ctx))
+		case <-time.After(pause):
 		}
+		pause = min(2*pause, maxMigrationLockPause)
 	}
+}
+
+// close gives the lock back, which goes with the connection, however this ends.
+func (l *migrationLock) close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	return l.conn.Close(ctx)
+}
+
+// check reports a lock that is not held any more: a fail-over frees it, and a pooler that ends what is idle for too long,
+// which this also keeps it from. A ping takes no snapshot, for which an index that is built concurrently would wait.
+func (l *migrationLock) check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, migrationLockCheck)
+	defer cancel()
+	if err := l.conn.Ping(ctx); err != nil {
+		return fmt.Errorf("the migration lock is lost, and another replica may migrate: %w", err)
+	}
+	return nil
 }
 
 // concurrently is how the names of files end whose statements build indexes beside a service that writes, which
 // PostgreSQL does outside of transactions only.
 const concurrently = "_concurrently.sql"
 
-// oldServers and newServers begin a statement that is only for servers before PostgreSQL 14, or only for later ones.
-const oldServers, newServers = "-- before PostgreSQL 14", "-- from PostgreSQL 14"
-
-// runEach runs the statements of a file one by one. It can be run again after it was broken off.
-func runEach(ctx context.Context, db *sql.DB, text string) error {
+// runEach runs the statements of a file one by one. They can be run again after they were broken off. That is done at once
+// where one met the last statement of a replica that has lost the lock, which PostgreSQL calls an internal error ("tuple
+// concurrently updated").
+func (l *migrationLock) runEach(ctx context.Context, db *sql.DB, text string) error {
 	var version int
 	if err := db.QueryRowContext(ctx, "SELECT current_setting('server_version_num')::integer").Scan(&version); err != nil {
 		return err
 	}
-	for _, statement := range statementsFor(version, text) {
-		if _, err := db.ExecContext(ctx, statement); err != nil {
+	statements := statementsFor(version, text)
+	err := l.runAll(ctx, db, statements)
+	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) && pg.Code == sqlInternalError {
+		l.log.Warn("a migration begins anew", "error", err)
+		err = l.runAll(ctx, db, statements)
+	}
+	return err
+}
+
+func (l *migrationLock) runAll(ctx context.Context, db *sql.DB, statements []string) error {
+	for _, statement := range statements {
+		if err := l.run(ctx, db, statement); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// oldServers and newServers begin a statement that is only for servers before PostgreSQL 14, or only for later ones.
+const oldServers, newServers = "-- before PostgreSQL 14", "-- from PostgreSQL 14"
 
 // statementsFor splits a file into the statements that are for a server of the version.
 func statementsFor(version int, text string) (statements []string) {
@@ -180,16 +212,49 @@ func statementsFor(version int, text string) (statements []string) {
 		other = newServers
 	}
 	for statement := range strings.SplitSeq(text, ";\n") {
-		if strings.TrimSpace(statement) != "" && !slices.Contains(strings.Split(statement, "\n"), other) {
+		if statement = strings.TrimSpace(statement); statement != "" && !slices.Contains(strings.Split(statement, "\n"), other) {
 			statements = append(statements, statement)
 		}
 	}
 	return statements
 }
 
+// run runs a statement for as long as it takes, unless the lock is lost meanwhile.
+func (l *migrationLock) run(ctx context.Context, db *sql.DB, statement string) error {
+	if err := l.check(ctx); err != nil {
+		return err
+	}
+	running, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		_, err := db.ExecContext(running, statement)
+		done <- err
+	}()
+	begun := time.Now()
+	news, checks := time.NewTicker(migrationNews), time.NewTicker(migrationLockCheck)
+	defer news.Stop()
+	defer checks.Stop()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-news.C:
+			l.log.Info("a migration builds an index, or waits for transactions that are older",
+				"statement", statement[strings.LastIndex(statement, "\n")+1:], "duration", time.Since(begun))
+		case <-checks.C:
+			if err := l.check(ctx); err != nil {
+				cancel()
+				<-done
+				return err
+			}
+		}
+	}
+}
+
 // newProvider makes the migrations of the files. Each begins with its own settings: a pooler would not keep them from
 // one transaction to the next.
-func newProvider(db *sql.DB, importPublic bool) (*goose.Provider, error) {
+func newProvider(db *sql.DB, lock *migrationLock, importPublic bool) (*goose.Provider, error) {
 	versions, err := database.NewStore(database.DialectPostgres, versionTable)
 	if err != nil {
 		return nil, err
@@ -215,7 +280,7 @@ func newProvider(db *sql.DB, importPublic bool) (*goose.Provider, error) {
 		}
 		if strings.HasSuffix(name, concurrently) {
 			list[i] = goose.NewGoMigration(version, &goose.GoFunc{RunDB: func(ctx context.Context, db *sql.DB) error {
-				return runEach(ctx, db, string(text))
+				return lock.runEach(ctx, db, string(text))
 			}}, nil)
 			continue
 		}

@@ -606,6 +606,41 @@ func TestOpen_MigrationHasNoTimeouts(t *testing.T) {
 	}
 }
 
+// Its replica must not go on: the one that has the lock now works on the same indexes.
+func TestOpen_MigrationLockIsLost(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.Direct(localpgtest.New(t))
+	db := connect(t, url)
+	var l log
+	opened, end := migrating(t, db, url, &l)
+	if n := db.lines(`SELECT count(pg_terminate_backend(pid))::text FROM pg_locks JOIN pg_database d ON d.oid = database
+		WHERE datname = current_database() AND locktype = 'advisory'`); n != "1" {
+		t.Fatalf("%s locks", n)
+	}
+	end()
+	wantLine(t, <-opened, "the migration lock is lost")
+	open(t, url)
+	if got, want := db.schema(), connect(t, localpgtest.New(t)).schema(); got != want {
+		t.Errorf("schema:\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestOpen_MigrationMeetsAnother(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.Empty(t)
+	proxy := localpgtest.NewProxy(t, url)
+	// As PostgreSQL refuses it where two sessions drop an index at once.
+	plan := proxy.At(localpgtest.Answer("CREATE INDEX CONCURRENTLY reservations_status ON viralpilot.reservations (cognito_user_id, status, expires_at, reservation_id)"),
+		localpgtest.Refuse("XX000", "simple_heap_update"), 1)
+	open(t, proxy.URL())
+	if plan.Left() != 0 {
+		t.Error("it met none")
+	}
+	if got, want := connect(t, url).schema(), connect(t, localpgtest.New(t)).schema(); got != want {
+		t.Errorf("schema:\n%s\nwant\n%s", got, want)
+	}
+}
+
 // Somebody works on a table that a migration wants for itself, and does not end: the migration waits, and gives way to
 // those who came after it.
 func TestOpen_MigrationHoldsUpNobody(t *testing.T) {

@@ -428,12 +428,6 @@ func entryFields(e *user.Entry) []any {
 	}
 }
 
-func scanAccount(row pgx.CollectableRow) (a user.Account, err error) {
-	err = row.Scan(append(userdataFields(&a), sideRowFields(&a)...)...)
-	sideRowForm(&a)
-	return a, err
-}
-
 // found is a row of a page. One that does not fit only says how far the search for the page came.
 type found[T any] struct {
 	value T

@@ -37,9 +37,11 @@ type Store struct {
 	maxLooks int
 	// clockOffset is how far the service's clock was ahead of the database's when they were compared last.
 	clockOffset atomic.Int64
-	observer    Observer
-	groupSpan   func([]context.Context) (context.Context, func())
-	horizon     horizon
+	// erasePart is how many rows of an account that is being erased are moved at a time.
+	erasePart atomic.Int32
+	observer  Observer
+	groupSpan func([]context.Context) (context.Context, func())
+	horizon   horizon
 	// probe has one connection of its own, so that a pool that is used up does not make the database look dead.
 	probe *pgxpool.Pool
 }
