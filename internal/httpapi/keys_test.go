@@ -280,17 +280,19 @@ func TestKey_IsTakenAsItStands(t *testing.T) {
 }
 
 // The ledger of an account whose row was deleted by hand still has its keys.
-func TestKey_OfAnAccountThatWasDeletedByHandIsReused(t *testing.T) {
+func TestKey_OfAnAccountThatWasDeletedByHand(t *testing.T) {
 	t.Parallel()
 	s, db := startSQL(t)
-	for _, r := range []request{
-		{Method: http.MethodPost, Path: "/user", Body: m{"cognito_user_id": "u"}},
-		{Method: http.MethodPut, Path: "/user/v", Body: m{}},
+	for first, other := range map[*request]request{
+		{Method: http.MethodPost, Path: "/user", Body: m{"cognito_user_id": "u"}}: {
+			Method: http.MethodPost, Path: "/user", Body: m{"cognito_user_id": "u", "username": "Eve"},
+		},
+		{Method: http.MethodPut, Path: "/user/v", Body: m{}}: {Method: http.MethodPut, Path: "/user/v", Body: m{"username": "Eve"}},
 	} {
-		s.do(r.under("key")).want(http.StatusCreated)
+		s.do(first.under("key")).want(http.StatusCreated)
 		exec(t, db, `DELETE FROM viralpilot.userdata`)
-		s.do(r.under("key")).wantProblem(http.StatusUnprocessableEntity, "idempotency_key_reused")
-		s.do(r.under("another key")).want(http.StatusCreated)
+		s.do(other.under("key")).wantProblem(http.StatusUnprocessableEntity, "idempotency_key_reused")
+		s.do(first.under("key")).want(http.StatusCreated)
 	}
 }
 

@@ -139,8 +139,9 @@ func (c Deactivate) apply(d *draft) error {
 	return nil
 }
 
-// endHolds goes on with ending the reservations that were open when the account was deactivated.
+// endHolds goes on with ending the reservations of an account that was deactivated.
 type endHolds struct {
+	// openedBy leaves out those that were opened later; zero for none.
 	openedBy time.Time
 	Meta
 }

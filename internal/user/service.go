@@ -206,8 +206,8 @@ func (s *Service) Deactivate(ctx context.Context, id string, c Deactivate) (Rece
 	if err != nil {
 		return first, err
 	}
-	rest := endHolds{first.Account.UpdatedAt, Meta{Actor: c.Actor}}
-	if first.Replayed { // those that were opened since, after an activation, stay
+	rest := endHolds{Meta: Meta{Actor: c.Actor}}
+	if first.Replayed { // what was opened after a later activation stays
 		rest.openedBy = first.Entry.CreatedAt
 	}
 	for left := first.Account.OpenReservations; left > 0; {

@@ -249,8 +249,9 @@ func (m *model) play(command any) outcome {
 		return outcome{refusal: refusal}
 	}
 	if o, done := m.replay(command); done {
-		if _, ok := command.(user.Deactivate); ok && o.refusal == "" && !m.row.Active {
-			m.endRest(command) // the first time may not have come that far
+		if _, ok := command.(user.Deactivate); ok && o.refusal == "" {
+			// The first time may not have come that far.
+			m.endRest(meta(command), m.entries[o.entry-1].CreatedAt)
 		}
 		return o
 	}
@@ -263,15 +264,15 @@ func (m *model) play(command any) outcome {
 		}
 	}
 	if _, ok := command.(user.Deactivate); ok {
-		m.endRest(command)
+		m.endRest(meta(command), time.Time{})
 	}
 	return o
 }
 
-// endRest ends the holds that an update has left open. The service goes on until there is none; its answer is that of
-// the first update.
-func (m *model) endRest(deactivate any) {
-	for m.endSome(meta(deactivate)) {
+// endRest ends the holds that an update has left open, of those that had been opened by then. The service goes on until
+// it finds none; its answer is that of the first update.
+func (m *model) endRest(by user.Meta, openedBy time.Time) {
+	for m.endSome(by, openedBy) {
 	}
 }
 

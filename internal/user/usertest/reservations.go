@@ -145,7 +145,7 @@ func (m *model) end(h *user.Reservation, status user.ReservationStatus, spent in
 
 // deactivate ends as many holds as one update can; play ends the others.
 func (m *model) deactivate(c user.Deactivate) outcome {
-	m.endFirst(m.maxHolds-m.returned, c.Meta)
+	m.endFirst(m.maxHolds-m.returned, c.Meta, time.Time{})
 	if !m.row.Active {
 		return m.accepted()
 	}
@@ -154,16 +154,16 @@ func (m *model) deactivate(c user.Deactivate) outcome {
 }
 
 // endSome ends the holds that another update can, those that are due first and without an actor.
-func (m *model) endSome(by user.Meta) bool {
+func (m *model) endSome(by user.Meta, openedBy time.Time) bool {
 	before := len(m.holds())
 	m.expire()
-	m.endFirst(m.maxHolds-m.returned, by)
+	m.endFirst(m.maxHolds-m.returned, by, openedBy)
 	return len(m.holds()) < before
 }
 
-func (m *model) endFirst(n int, by user.Meta) {
+func (m *model) endFirst(n int, by user.Meta, openedBy time.Time) {
 	for i, h := range m.holds() {
-		if i < n {
+		if i < n && (openedBy.IsZero() || !h.CreatedAt.After(openedBy)) {
 			m.runOut(h, by.Actor)
 		}
 	}
