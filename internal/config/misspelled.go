@@ -17,6 +17,7 @@ type Misspelling struct {
 	Meant string
 }
 
+// String is the text of a warning.
 func (m Misspelling) String() string {
 	return fmt.Sprintf("%s is no setting (is %s meant?)", m.Variable, m.Meant)
 }
