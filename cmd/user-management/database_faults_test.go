@@ -53,7 +53,7 @@ func outage(t *testing.T, end func(*localpg.Server) error) {
 
 func TestAPoolThatIsUsedUpIsAnsweredAndFreeAgainAfterwards(t *testing.T) {
 	dsn := localpgtest.Server(t).URL("postgres")
-	env := []string{"DATABASE_URL=" + dsn, "DB_MAX_CONNS=2", "DB_MIN_CONNS=2", "DB_ACQUIRE_TIMEOUT=100ms"}
+	env := []string{"DATABASE_URL=" + dsn, "DB_MAX_CONNS=2", "DB_MIN_CONNS=2", "DB_READ_CONNS=1", "DB_ACQUIRE_TIMEOUT=100ms"}
 	s := serve(t, env...)
 	db := connect(t, dsn)
 	const sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'user-management'"
@@ -88,8 +88,8 @@ func TestAPoolThatIsUsedUpIsAnsweredAndFreeAgainAfterwards(t *testing.T) {
 		t.Errorf("an answer took %s", load.slowest)
 	}
 	localpgtest.Await(t, "no more connections than before", func() bool {
-		// The pool's and the one of /health.
-		return db.number(sessions) <= 2+1
+		// The pool's, that of reads and the one of /health.
+		return db.number(sessions) <= 2+1+1
 	})
 	s.stopped()
 }
