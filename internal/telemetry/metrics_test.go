@@ -275,21 +275,21 @@ func TestTheDashboardAndTheAlertsAskForMetricsThatExist(t *testing.T) {
 	}
 }
 
-func TestTheREADMEExplainsEveryMetricAndEveryAlert(t *testing.T) {
+func TestTheManualExplainsEveryMetricAndEveryAlert(t *testing.T) {
 	t.Parallel()
-	readme := string(read(t, "../../README.md"))
+	manual := string(read(t, "../../cmd/user-management/README.md"))
 	for _, f := range gather(t, used()) {
 		if name := f.GetName(); !strings.HasPrefix(name, "go_") && !strings.HasPrefix(name, "process_") && !strings.HasPrefix(name, "promhttp_") &&
-			!strings.Contains(readme, "`"+name+"`") {
-			t.Errorf("README.md lacks the metric %s", name)
+			!strings.Contains(manual, "`"+name+"`") {
+			t.Errorf("the manual lacks the metric %s", name)
 		}
 	}
 	for _, r := range rules(t) {
 		if r.Labels["severity"] == "" || r.Annotations["summary"] == "" {
 			t.Errorf("%s has no severity or no summary", r.Alert)
 		}
-		if !strings.Contains(readme, "`"+r.Alert+"`") {
-			t.Errorf("README.md has no runbook for %s", r.Alert)
+		if !strings.Contains(manual, "`"+r.Alert+"`") {
+			t.Errorf("the manual has no runbook for %s", r.Alert)
 		}
 	}
 }
