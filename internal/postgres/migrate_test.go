@@ -529,15 +529,9 @@ func (d database) unmigrate(version int) {
 	d.Exec("DELETE FROM viralpilot.goose_db_version WHERE version_id >= $1", version)
 }
 
-// migrating opens a store in the background, whose migration of a database before migration 4 waits for a transaction that
-// end ends.
-func migrating(t *testing.T, db database, url string, l *log, settings ...string) (opened <-chan error, end func()) {
-	t.Helper()
-	other := connect(t, url)
-	db.unmigrate(4)
-	other.Exec(strings.Join(settings, ";"))
-	other.Exec("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT")
-	opened = background(t, func() error {
+// openInBackground opens a store in the background and closes it again.
+func openInBackground(t *testing.T, url string, l *log) <-chan error {
+	return background(t, func() error {
 		o := options(url)
 		l.into(&o)
 		store, err := postgres.Open(t.Context(), o)
@@ -546,6 +540,17 @@ func migrating(t *testing.T, db database, url string, l *log, settings ...string
 		}
 		return err
 	})
+}
+
+// migrating opens a store in the background, whose migration of a database before migration 4 waits for a transaction that
+// end ends.
+func migrating(t *testing.T, db database, url string, l *log, settings ...string) (opened <-chan error, end func()) {
+	t.Helper()
+	other := connect(t, url)
+	db.unmigrate(4)
+	other.Exec(strings.Join(settings, ";"))
+	other.Exec("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT")
+	opened = openInBackground(t, url, l)
 	db.awaitLockWaiters(1)
 	return opened, func() { other.Exec("COMMIT") }
 }
@@ -599,7 +604,11 @@ func TestOpen_MigrationHasNoTimeouts(t *testing.T) {
 	}
 	var l log
 	opened, end := migrating(t, db, url, &l, "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0")
-	time.Sleep(time.Second)
+	localpgtest.Await(t, "the index and the lock have outlasted the time-outs", func() bool {
+		return db.lines(`SELECT count(DISTINCT state)::text FROM pg_stat_activity WHERE datname = current_database()
+			AND application_name = 'user-management' AND state IN ('active', 'idle in transaction')
+			AND clock_timestamp() - greatest(query_start, state_change) > '700ms'`) == "2"
+	})
 	end()
 	if err := <-opened; err != nil {
 		t.Error(err)
@@ -652,15 +661,7 @@ func TestOpen_MigrationHoldsUpNobody(t *testing.T) {
 	db.unmigrate(3)
 	other.Exec("BEGIN; LOCK TABLE viralpilot.userdata IN ROW EXCLUSIVE MODE")
 	var l log
-	opened := background(t, func() error {
-		o := options(url)
-		l.into(&o)
-		store, err := postgres.Open(t.Context(), o)
-		if err == nil {
-			store.Close()
-		}
-		return err
-	})
+	opened := openInBackground(t, url, &l)
 	worker.Exec("SET lock_timeout = '1s'")
 	localpgtest.Await(t, "the migration has waited three times in vain", func() bool {
 		worker.Exec("UPDATE viralpilot.userdata SET updated_at = updated_at")
