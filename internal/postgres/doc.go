@@ -11,8 +11,8 @@
 //     succeed, as after a deadlock. session.go says with which statements a transaction begins.
 //  4. group.go: lockAndLoad locks the rows that are free and reads what the rules may look at. runRules calls the
 //     rules, account by account, in the order in which the updates came. commit writes what all of them changed, column
-//     by column (columns.go), and ends the transaction in the same round trip. The statements and the fields that they
-//     fill are in sql.go.
+//     by column (columns.go), and ends the transaction in the same round trip. The statements are in sql.go, and what
+//     their rows become in rows.go.
 //  5. commit.go: endTransaction tells from the answer to COMMIT whether it was done. commitWithRetry then answers the
 //     callers. A batch that failed because of its data is bisected until the offending update is alone, and after a
 //     commit of unknown outcome (replication.go knows one of them) the idempotent updates are tried once more.
