@@ -6,8 +6,11 @@
 // one batch; meanwhile the group's next batch gathers. So a lone call is served at once, and the busier a group is the
 // larger its batches become.
 //
-// A batch never mixes groups, and a group has at most one batch at a time: its requests are served in the order in
-// which they came. Groups are made by their first request and forgotten with their last.
+// A batch never mixes groups. A group's next batch begins when the one before has ended or, sooner, when the serving
+// function releases the group because all it does is wait: one large batch costs less than two small ones, but two that
+// wait cost no more than one. Requests of the same key are never in two batches at once, so that they are served in the
+// order in which they came, whenever a group is released. Groups are made by their first request and forgotten with
+// their last.
 //
 // A request that nobody has claimed yet can be abandoned, by the end of the caller's context or after MaxWait: it is
 // then certain that nothing was done. Once claimed it runs to completion, even if its caller has gone.
@@ -18,7 +21,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,14 +42,17 @@ var (
 // did before that is not known.
 var ErrUnanswered = errors.New("the request was not answered")
 
-// Config says how a Batcher works. All fields are required.
+// Config says how a Batcher works. All fields but Key are required.
 type Config[Q, A any] struct {
 	// Group names the group of a request.
 	Group func(Q) string
+	// Key names what a request has to itself while it is served; nil when requests may be served side by side.
+	Key func(Q) string
 	// Serve finishes, fails or forwards every request of a batch before it returns. It must not change or keep the slice.
-	// Requests that it leaves, also because it panics, fail with ErrUnanswered.
-	Serve func(batch []*Request[Q, A])
-	// Workers is how many batches, of different groups, are served at the same time.
+	// Requests that it leaves, also because it panics, fail with ErrUnanswered. It may call release, from any goroutine and
+	// also after it has returned, to let the group's next batch begin before this one has ended.
+	Serve func(batch []*Request[Q, A], release func())
+	// Workers is how many batches are served at the same time.
 	Workers int
 	// MaxBatch is the most requests of one batch.
 	MaxBatch int
@@ -127,15 +132,30 @@ type Batcher[Q, A any] struct {
 	mu sync.Mutex
 	// groups are those with requests that wait or are being served.
 	groups map[string]*group[Q, A]
-	// ready are the groups with waiting requests of which no batch is being served, and readied tells the workers.
+	// ready are the groups of which a worker may claim a batch, and readied tells the workers.
 	ready   []*group[Q, A]
 	readied sync.Cond
 	closed  bool
 }
 
+// group is what waits and is served under one name.
 type group[Q, A any] struct {
 	name  string
 	queue []*Request[Q, A]
+	// ready is true while the group is among those that are ready.
+	ready bool
+	// turns is how many batches are being served, and held whether one of them has not released the group.
+	turns int
+	held  bool
+	// busy are the keys of the batches that have.
+	busy map[string]struct{}
+}
+
+// turn is the serving of one batch.
+type turn[Q, A any] struct {
+	group    *group[Q, A]
+	batch    []*Request[Q, A]
+	released bool
 }
 
 // New starts a batcher. The caller closes it.
@@ -219,6 +239,18 @@ func (b *Batcher[Q, A]) Waiting() int {
 	return n
 }
 
+// Take claims, for the serving function, all requests that wait in a group. They are then its to answer, like those of
+// its batch; ErrUnanswered does not watch over them.
+func (b *Batcher[Q, A]) Take(name string) []*Request[Q, A] {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	g := b.groups[name]
+	if g == nil {
+		return nil
+	}
+	return b.claim(g, nil, len(g.queue))
+}
+
 func (b *Batcher[Q, A]) enqueue(r *Request[Q, A]) error {
 	name := b.config.Group(r.Payload)
 	b.mu.Lock()
@@ -231,74 +263,158 @@ func (b *Batcher[Q, A]) enqueue(r *Request[Q, A]) error {
 	case g == nil:
 		g = &group[Q, A]{name: name}
 		b.groups[name] = g
-		b.ready = append(b.ready, g)
-		b.readied.Signal()
 	case len(g.queue) >= b.config.MaxQueue:
 		return ErrFull
 	}
 	r.owner.Store(b)
 	g.queue = append(g.queue, r)
+	if !b.isBusy(g, r) && b.offer(g) {
+		b.readied.Signal()
+	}
 	return nil
+}
+
+// offer makes a group ready unless it is, or has no need to, or is held by a batch. It reports whether it did.
+func (b *Batcher[Q, A]) offer(g *group[Q, A]) bool {
+	if g.ready || g.held || len(g.queue) == 0 {
+		return false
+	}
+	g.ready = true
+	b.ready = append(b.ready, g)
+	return true
+}
+
+// isBusy reports whether a batch that is being served has the request's key to itself.
+func (b *Batcher[Q, A]) isBusy(g *group[Q, A], r *Request[Q, A]) bool {
+	if len(g.busy) == 0 {
+		return false
+	}
+	_, busy := g.busy[b.config.Key(r.Payload)]
+	return busy
+}
+
+// claim takes up to limit requests whose keys are free out of the queue and appends those that have not been abandoned
+// to batch.
+func (b *Batcher[Q, A]) claim(g *group[Q, A], batch []*Request[Q, A], limit int) []*Request[Q, A] {
+	kept := 0
+	for i, r := range g.queue {
+		if len(batch) == limit {
+			kept += copy(g.queue[kept:], g.queue[i:])
+			break
+		}
+		if b.isBusy(g, r) {
+			g.queue[kept] = r
+			kept++
+		} else if r.claim(b.config.MaxWait) {
+			batch = append(batch, r)
+		}
+	}
+	clear(g.queue[kept:])
+	g.queue = g.queue[:kept]
+	return batch
 }
 
 // work is a worker: it serves one batch after the other until the batcher is closed.
 func (b *Batcher[Q, A]) work() {
 	batch := make([]*Request[Q, A], 0, b.config.MaxBatch)
-	var served *group[Q, A]
 	for {
-		served, batch = b.next(served, batch[:0])
-		if served == nil {
+		t := b.next(batch[:0])
+		if t == nil {
 			return
 		}
-		if len(batch) > 0 {
-			b.serve(batch)
-		}
-		clear(batch)
+		b.serve(t)
+		b.end(t)
+		clear(t.batch)
 	}
 }
 
-// next gives the group of the last batch back, waits for one that is ready, in turn, and claims its next batch, which
-// it appends to batch. The group is nil when the batcher is closed.
-func (b *Batcher[Q, A]) next(served *group[Q, A], batch []*Request[Q, A]) (*group[Q, A], []*Request[Q, A]) {
+// next waits for a group that is ready, in turn, and claims its next batch, which it appends to batch. It returns nil
+// when the batcher is closed.
+func (b *Batcher[Q, A]) next(batch []*Request[Q, A]) *turn[Q, A] {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if served != nil {
-		if len(served.queue) > 0 {
-			b.ready = append(b.ready, served)
-		} else {
-			delete(b.groups, served.name)
+	for {
+		for len(b.ready) == 0 && !b.closed {
+			b.readied.Wait()
+		}
+		if b.closed {
+			return nil
+		}
+		g := b.ready[0]
+		b.ready[0] = nil
+		b.ready = b.ready[1:]
+		g.ready = false
+		if batch = b.claim(g, batch, b.config.MaxBatch); len(batch) > 0 {
+			g.turns++
+			g.held = true
+			return &turn[Q, A]{group: g, batch: batch}
+		}
+		b.forget(g)
+	}
+}
+
+// release lets the group's next batch begin, with other keys than those of this one.
+func (b *Batcher[Q, A]) release(t *turn[Q, A]) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if t.released {
+		return
+	}
+	t.released = true
+	g := t.group
+	g.held = false
+	if b.config.Key != nil {
+		if g.busy == nil {
+			g.busy = map[string]struct{}{}
+		}
+		for _, r := range t.batch {
+			g.busy[b.config.Key(r.Payload)] = struct{}{}
 		}
 	}
-	for len(b.ready) == 0 && !b.closed {
-		b.readied.Wait()
+	if b.offer(g) {
+		b.readied.Signal()
 	}
-	if b.closed {
-		return nil, nil
-	}
-	g := b.ready[0]
-	b.ready = slices.Delete(b.ready, 0, 1)
-	n := 0
-	for ; n < len(g.queue) && len(batch) < b.config.MaxBatch; n++ {
-		if r := g.queue[n]; r.claim(b.config.MaxWait) {
-			batch = append(batch, r)
+}
+
+// end gives the group back after its batch has been served. The worker that calls it looks for its next batch itself, so
+// that no other one has to be woken.
+func (b *Batcher[Q, A]) end(t *turn[Q, A]) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	g := t.group
+	g.turns--
+	switch {
+	case !t.released:
+		t.released = true
+		g.held = false
+	case b.config.Key != nil:
+		for _, r := range t.batch {
+			delete(g.busy, b.config.Key(r.Payload))
 		}
 	}
-	g.queue = slices.Delete(g.queue, 0, n)
-	return g, batch
+	b.offer(g)
+	b.forget(g)
+}
+
+// forget drops a group of which nothing waits or is being served.
+func (b *Batcher[Q, A]) forget(g *group[Q, A]) {
+	if g.turns == 0 && len(g.queue) == 0 {
+		delete(b.groups, g.name)
+	}
 }
 
 // serve passes a batch to the serving function and fails what that leaves.
-func (b *Batcher[Q, A]) serve(batch []*Request[Q, A]) {
+func (b *Batcher[Q, A]) serve(t *turn[Q, A]) {
 	err := ErrUnanswered
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%w: panic: %v\n%s", ErrUnanswered, p, debug.Stack())
 		}
-		for _, r := range batch {
+		for _, r := range t.batch {
 			if r.owner.Load() == b {
 				r.Fail(err)
 			}
 		}
 	}()
-	b.config.Serve(batch)
+	b.config.Serve(t.batch, func() { b.release(t) })
 }

@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"reflect"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -38,7 +42,7 @@ func newBench(t *testing.T, change func(*batch.Config[call, string])) *bench {
 	b := &bench{t: t, gate: make(chan struct{})}
 	config := batch.Config[call, string]{
 		Group: func(c call) string { return c.group }, Workers: 2, MaxBatch: 100, MaxQueue: 100, MaxWait: time.Minute,
-		Serve: func(requests []*request) {
+		Serve: func(requests []*request, _ func()) {
 			b.record(requests)
 			<-b.gate
 			for _, r := range requests {
@@ -284,7 +288,7 @@ func TestBatcherDo_UnansweredRequestsFail(t *testing.T) {
 				hold := make(chan struct{})
 				b := newBench(t, func(c *batch.Config[call, string]) {
 					c.Workers = 1
-					c.Serve = func(requests []*request) {
+					c.Serve = func(requests []*request, _ func()) {
 						<-hold
 						if len(requests) == 1 { // the one before and the one after
 							requests[0].Finish(nil)
@@ -337,10 +341,221 @@ func TestBatcherClose_FinishesWhatIsServedAndRefusesTheRest(t *testing.T) {
 	})
 }
 
+// turns is a batcher whose batches are recorded, released and let go by the test, each by its number.
+type turns struct {
+	*bench
+	release []func()
+	end     []chan struct{}
+}
+
+// newTurns starts a batcher of three workers, where the first letter of a call's name is its key.
+func newTurns(t *testing.T) *turns {
+	b := &turns{}
+	b.bench = newBench(t, func(c *batch.Config[call, string]) {
+		c.Workers = 3
+		c.Key = func(c call) string { return c.name[:1] }
+		c.Serve = func(requests []*request, release func()) {
+			end := make(chan struct{})
+			b.record(requests)
+			b.mu.Lock()
+			b.release, b.end = append(b.release, release), append(b.end, end)
+			b.mu.Unlock()
+			<-end
+			for _, r := range requests {
+				r.Finish(nil)
+			}
+		}
+	})
+	return b
+}
+
+// close lets go the batches with these numbers and closes the batcher.
+func (b *turns) close(numbers ...int) {
+	for _, n := range numbers {
+		close(b.end[n])
+	}
+	synctest.Wait()
+	b.Close()
+}
+
+func TestBatcherRelease(t *testing.T) {
+	t.Run("lets the next batch of the group begin", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := newTurns(t)
+			b.send(t.Context(), "g", "a0")
+			b.send(t.Context(), "g", "b0")
+			b.wantBatches("ga0")
+			b.release[0]()
+			b.wantBatches("ga0", "gb0")
+			b.close(0, 1)
+		})
+	})
+	t.Run("keeps what has the key of a released batch waiting", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := newTurns(t)
+			for _, name := range []string{"a0", "a1", "b0", "a2", "b1"} {
+				b.send(t.Context(), "g", name)
+			}
+			b.release[0]()
+			b.wantBatches("ga0", "gb0 gb1")
+			b.release[1]()
+			b.send(t.Context(), "g", "a3")
+			b.send(t.Context(), "g", "b2")
+			b.wantBatches("ga0", "gb0 gb1")
+			close(b.end[0])
+			b.wantBatches("ga0", "gb0 gb1", "ga1 ga2 ga3")
+			close(b.end[1])
+			b.wantBatches("ga0", "gb0 gb1", "ga1 ga2 ga3") // that one has not released the group
+			close(b.end[2])
+			b.wantBatches("ga0", "gb0 gb1", "ga1 ga2 ga3", "gb2")
+			b.close(3)
+		})
+	})
+	t.Run("takes a free key that comes after one that is not", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := newTurns(t)
+			b.send(t.Context(), "g", "a0")
+			b.release[0]()
+			b.send(t.Context(), "g", "a1")
+			b.wantBatches("ga0")
+			b.send(t.Context(), "g", "b0")
+			b.wantBatches("ga0", "gb0")
+			close(b.end[0])
+			b.wantBatches("ga0", "gb0")
+			b.release[1]()
+			b.wantBatches("ga0", "gb0", "ga1")
+			b.close(1, 2)
+		})
+	})
+	t.Run("does no more than workers allow", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := newTurns(t)
+			for i, name := range []string{"a0", "b0", "c0"} {
+				b.send(t.Context(), "g", name)
+				synctest.Wait()
+				b.release[i]()
+			}
+			b.send(t.Context(), "g", "d0")
+			b.wantBatches("ga0", "gb0", "gc0")
+			close(b.end[1])
+			b.wantBatches("ga0", "gb0", "gc0", "gd0")
+			b.close(0, 2, 3)
+		})
+	})
+	t.Run("is of no effect after its batch or a second time", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := newTurns(t)
+			b.send(t.Context(), "g", "a0")
+			b.release[0]()
+			b.send(t.Context(), "g", "b0")
+			synctest.Wait()
+			b.release[0]()
+			close(b.end[0])
+			synctest.Wait()
+			b.release[0]()
+			b.send(t.Context(), "g", "c0")
+			b.wantBatches("ga0", "gb0") // the second has not released the group
+			close(b.end[1])
+			b.wantBatches("ga0", "gb0", "gc0")
+			b.close(2)
+			if b.Pending("g") {
+				t.Error("the group is still pending")
+			}
+		})
+	})
+	t.Run("lets requests without keys be served side by side", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t, func(c *batch.Config[call, string]) {
+				serve := c.Serve
+				c.Serve = func(requests []*request, release func()) {
+					release()
+					serve(requests, release)
+				}
+			})
+			b.send(t.Context(), "g", "a")
+			b.send(t.Context(), "g", "a")
+			b.wantBatches("ga", "ga")
+			b.closeAfter(2)
+		})
+	})
+}
+
+// Whatever is released when, requests of one key are served one at a time and each is answered.
+func TestBatcherRelease_UnderRandomTraffic(t *testing.T) {
+	var serving [5]atomic.Int32
+	key := func(c call) string { return c.name }
+	b := batch.New(batch.Config[call, string]{
+		Group: func(c call) string { return c.group }, Key: key,
+		Workers: 4, MaxBatch: 3, MaxQueue: 1000, MaxWait: time.Minute,
+		Serve: func(requests []*request, release func()) {
+			seen := map[string]bool{}
+			for _, r := range requests {
+				if k := int(r.Payload.name[0] - '0'); !seen[r.Payload.name] && serving[k].Add(1) != 1 {
+					t.Errorf("two batches have the key %d", k)
+				}
+				seen[r.Payload.name] = true
+			}
+			if rand.IntN(2) == 0 {
+				go release()
+			}
+			runtime.Gosched()
+			for name := range seen {
+				serving[name[0]-'0'].Add(-1)
+			}
+			for _, r := range requests {
+				r.Answer = r.Payload.name
+				r.Finish(nil)
+			}
+		},
+	})
+	defer b.Close()
+	var clients sync.WaitGroup
+	for range 20 {
+		clients.Go(func() {
+			for range 500 {
+				name := fmt.Sprint(rand.IntN(len(serving)))
+				if answer, err := b.Do(t.Context(), call{"g", name}); err != nil || answer != name {
+					t.Errorf("got %q, %v, want %q", answer, err, name)
+				}
+			}
+		})
+	}
+	clients.Wait()
+}
+
+func TestBatcherTake_ClaimsWhatWaitsInTheGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b *bench
+		b = newBench(t, func(c *batch.Config[call, string]) {
+			c.Serve = func(requests []*request, _ func()) {
+				<-b.gate
+				for _, r := range slices.Concat(requests, b.Take("g")) {
+					r.Answer = "answer to " + r.Payload.name
+					r.Finish(nil)
+				}
+			}
+		})
+		first := b.send(t.Context(), "g", "0")
+		second := b.send(t.Context(), "g", "1")
+		ctx, cancel := context.WithCancel(t.Context())
+		gone := b.send(ctx, "g", "2")
+		cancel()
+		wantError(t, gone, batch.ErrCanceled)
+		b.gate <- struct{}{}
+		wantAnswer(t, first, "answer to 0")
+		wantAnswer(t, second, "answer to 1")
+		synctest.Wait()
+		if b.Pending("g") || b.Take("g") != nil {
+			t.Error("the group is still pending")
+		}
+		b.Close()
+	})
+}
+
 // relay starts a batcher that forwards to another one all calls but those of the group "own".
 func relay(t *testing.T, to *bench, then func()) *batcher {
 	b := newBench(t, func(c *batch.Config[call, string]) {
-		c.Serve = func(requests []*request) {
+		c.Serve = func(requests []*request, _ func()) {
 			for _, r := range requests {
 				if r.Payload.group == "own" {
 					r.Finish(nil)

@@ -41,8 +41,13 @@ func (c *change) outcome(err error) error {
 	return err
 }
 
-// commitBatch serves a batch of updates with one transaction, except for those of accounts that are contended.
-func (s *Store) commitBatch(updates []*update) {
+// commitBatch serves a batch of updates with one transaction, except for those of accounts that are contended. It calls
+// release when the next batch, of other accounts, may begin: see leadOfCommit.
+func (s *Store) commitBatch(updates []*update, release func()) {
+	if s.singly {
+		release()
+	}
+	defer time.AfterFunc(leadOfBatch, release).Stop()
 	s.observer.Group(len(updates), time.Since(updates[0].Queued()))
 	free := make([]*update, 0, len(updates))
 	for _, u := range updates {
@@ -55,7 +60,7 @@ func (s *Store) commitBatch(updates []*update) {
 	if len(free) > 0 {
 		ctx, end := s.span(free)
 		defer end()
-		s.commitWithRetry(ctx, free, s.batchLocking())
+		s.commitWithRetry(ctx, free, s.batchLocking(), release)
 	}
 }
 
@@ -67,12 +72,12 @@ func (s *Store) commitBatch(updates []*update) {
 // same time again, while more of them queue behind. A batch that fails because of its data is bisected until the offending
 // update is alone; each bad update costs at most two extra transactions per level. After a commit of unknown outcome the
 // idempotent updates are tried once more. Any other failure is that of all updates.
-func (s *Store) commitWithRetry(ctx context.Context, updates []*update, locking rowLocking) {
+func (s *Store) commitWithRetry(ctx context.Context, updates []*update, locking rowLocking, release func()) {
 	var g *group
 	var locked []*accountGroup
 	err := s.withConn(ctx, func(ctx context.Context, conn *pgxpool.Conn) (err error) {
 		g = newGroup(updates)
-		g.clock, g.maxHolds = s.clock, s.maxHolds
+		g.clock, g.maxHolds, g.release = s.clock, s.maxHolds, release
 		locked, err = s.runTransaction(ctx, conn, g, locking)
 		return err
 	})
@@ -87,14 +92,18 @@ func (s *Store) commitWithRetry(ctx context.Context, updates []*update, locking 
 		s.retryUnknown(ctx, g, locking, err)
 	case lockTimeout(err) && locking == failFast:
 		s.observer.Retry()
-		s.commitWithRetry(ctx, updates, skipLocked)
+		s.commitWithRetry(ctx, updates, skipLocked, release)
 	case statementTimeout(err) && len(g.accounts) > 1:
 		// One of them takes too long. Each account goes on by itself, where it holds up no other.
 		s.leaveToWait(append(g.accounts, locked...))
 	case len(updates) > 1 && !errors.As(err, &known):
 		s.observer.Retry()
-		s.commitWithRetry(ctx, updates[:len(updates)/2], locking)
-		s.commitWithRetry(ctx, updates[len(updates)/2:], locking)
+		s.commitWithRetry(ctx, updates[:len(updates)/2], locking, release)
+		s.commitWithRetry(ctx, updates[len(updates)/2:], locking, release)
+	case lockTimeout(err) && locking == waitForLock:
+		// Who came later has waited for the same row.
+		fail(updates, err)
+		fail(s.contended.Take(updates[0].Payload.ref.AccountID), err)
 	default:
 		fail(updates, err)
 	}
@@ -117,7 +126,7 @@ func (s *Store) retryUnknown(ctx context.Context, g *group, locking rowLocking, 
 		}
 	}
 	if len(again) > 0 {
-		s.commitWithRetry(ctx, again, locking)
+		s.commitWithRetry(ctx, again, locking, g.release)
 	}
 }
 
@@ -178,7 +187,10 @@ func (g *group) finish() {
 
 // endTransaction sends the batch and ends the transaction with it, by "commit" or "rollback". Unless it returns nil or
 // errOutcomeUnknown, nothing was done.
-func endTransaction(ctx context.Context, conn *pgxpool.Conn, b *pgx.Batch, how string) error {
+//
+// A transaction that is the last that a batch waits for calls release, unless it is nil, once it has waited for the
+// answer for leadOfCommit.
+func endTransaction(ctx context.Context, conn *pgxpool.Conn, b *pgx.Batch, how string, release func()) error {
 	clearUnconfirmed(conn)
 	var tag pgconn.CommandTag
 	last := false // the answer that is read is the one to how
@@ -187,7 +199,11 @@ func endTransaction(ctx context.Context, conn *pgxpool.Conn, b *pgx.Batch, how s
 		tag, err = answers.Exec()
 		return err
 	}
-	err := conn.SendBatch(ctx, b).Close()
+	answers := conn.SendBatch(ctx, b)
+	if release != nil {
+		defer time.AfterFunc(leadOfCommit, release).Stop()
+	}
+	err := answers.Close()
 	var pg *pgconn.PgError
 	var unsent pgx.ErrPreprocessingBatch
 	switch {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"log/slog"
 	"net"
 	"slices"
@@ -100,37 +99,38 @@ const defaultLooks = 5000
 // DefaultWriteBatch is the most updates that one transaction serves.
 const DefaultWriteBatch = 256
 
+// A batch of updates is the cheaper for each of them the larger it is, and one at a time makes the largest. But where
+// a commit takes long, because of the disk or of a standby, the next batch goes on its way meanwhile.
 const (
-	// concurrentBatches is how many batches of updates are served at once: one commits while the next is prepared. More
-	// of them would be smaller and cost more each, and take connections from reads.
-	concurrentBatches = 2
+	// concurrentBatches is how many batches of updates are on their way at most, and concurrentLookups how many of reads.
+	concurrentBatches, concurrentLookups = 3, 2
+	// leadOfCommit is how long the commit of a batch is waited for before the next one begins, leadOfBatch how long a whole
+	// batch of updates, and leadOfRead one of reads. A disk that syncs in a tenth of a millisecond answers within them.
+	leadOfCommit, leadOfBatch, leadOfRead = 2 * time.Millisecond, 50 * time.Millisecond, 5 * time.Millisecond
 	// maxQueue is how many calls may wait in a group of a batcher; more are refused at once.
-	maxQueue = 1024
+	maxQueue = 2048
 )
 
-// startBatchers starts what serves the calls of Update and Account. Each account belongs to one of as many groups as
-// there are batches at once, so that its calls stay in order. Those whose row is locked wait on half of the connections
-// at most.
+// startBatchers starts what serves the calls of Update and Account. Updates of one account follow each other in the
+// order in which they came. Those whose row is locked wait on half of the connections at most.
 func (s *Store) startBatchers(maxConns, maxBatch int) {
-	n := min(concurrentBatches, maxConns)
-	if maxBatch == 1 {
-		n = maxConns // every connection has a transaction of its own
-	}
-	seed := maphash.MakeSeed()
-	group := func(accountID string) string {
-		return strconv.FormatUint(maphash.String(seed, accountID)%uint64(n), 10)
+	account := func(c *change) string { return c.ref.AccountID }
+	waiting := max(1, maxConns/2)
+	workers := max(1, min(concurrentBatches, maxConns-waiting))
+	if s.singly = maxBatch == 1; s.singly {
+		workers = maxConns
 	}
 	s.updates = batch.New(batch.Config[*change, user.Change]{
-		Group: func(c *change) string { return group(c.ref.AccountID) }, Serve: s.commitBatch,
-		Workers: n, MaxBatch: maxBatch, MaxQueue: maxQueue, MaxWait: s.pool.acquireTimeout,
+		Group: func(*change) string { return "" }, Key: account, Serve: s.commitBatch,
+		Workers: workers, MaxBatch: maxBatch, MaxQueue: maxQueue, MaxWait: s.pool.acquireTimeout,
 	})
 	s.contended = batch.New(batch.Config[*change, user.Change]{
-		Group: func(c *change) string { return c.ref.AccountID }, Serve: s.commitContended,
-		Workers: max(1, maxConns/2), MaxBatch: maxBatch, MaxQueue: maxQueue, MaxWait: s.pool.acquireTimeout,
+		Group: account, Serve: s.commitContended,
+		Workers: waiting, MaxBatch: maxBatch, MaxQueue: maxQueue, MaxWait: s.pool.acquireTimeout,
 	})
 	s.lookups = batch.New(batch.Config[string, user.Account]{
-		Group: group, Serve: s.lookupBatch,
-		Workers: n, MaxBatch: DefaultWriteBatch, MaxQueue: maxQueue, MaxWait: s.pool.acquireTimeout,
+		Group: func(string) string { return "" }, Serve: s.lookupBatch,
+		Workers: min(concurrentLookups, maxConns), MaxBatch: DefaultWriteBatch, MaxQueue: maxQueue, MaxWait: s.pool.acquireTimeout,
 	})
 }
 

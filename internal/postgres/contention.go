@@ -111,8 +111,8 @@ func (s *Store) waitForRow(u *update) {
 }
 
 // commitContended serves updates of one contended account.
-func (s *Store) commitContended(updates []*update) {
+func (s *Store) commitContended(updates []*update, _ func()) {
 	ctx, end := s.span(updates)
 	defer end()
-	s.commitWithRetry(ctx, updates, waitForLock)
+	s.commitWithRetry(ctx, updates, waitForLock, nil)
 }

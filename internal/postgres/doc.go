@@ -4,9 +4,10 @@
 // # The trip of one update
 //
 //  1. store.go: Store.Update checks that PostgreSQL takes the names as text and hands the update to a batcher (package
-//     batch). Updates of one account are always in the same group of calls, so they stay in order. The caller waits.
+//     batch), which keeps updates of one account in order. The caller waits.
 //  2. commit.go: commitBatch is called with what has gathered. Unless an account is known to be contended, its updates
-//     become a group, which one transaction serves.
+//     become a group, which one transaction serves. The next batch begins when this one is done, or when its commit has
+//     been waited for in vain for some time.
 //  3. pool.go: withConn acquires a connection, and runs the transaction again when it has certainly done nothing and may
 //     succeed, as after a deadlock. session.go says with which statements a transaction begins.
 //  4. group.go: lockAndLoad locks the rows that are free and reads what the rules may look at. runRules calls the
@@ -24,6 +25,6 @@
 // # The rest
 //
 // An account is read without a lock: lookup.go reads those that are asked for at the same time with one statement. Other
-// reads, in store.go, have a connection each. feed.go knows up to which id all entries can be seen. connect.go starts all this from the Options in options.go, once the
-// database answers, and migrate.go brings its schema up to date.
+// reads, in store.go, have a connection each. feed.go knows up to which id all entries can be seen. connect.go starts all
+// this from the Options in options.go, once the database answers, and migrate.go brings its schema up to date.
 package postgres

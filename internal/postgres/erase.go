@@ -109,7 +109,7 @@ func (s *Store) moveErased(ctx context.Context, conn *pgxpool.Conn, accountID st
 	if done, err = movePart(ctx, conn, accountID, part); err != nil {
 		return false, notDone(conn, err)
 	}
-	return done, endTransaction(ctx, conn, &pgx.Batch{}, "commit")
+	return done, endTransaction(ctx, conn, &pgx.Batch{}, "commit", nil)
 }
 
 // movePart moves the next part of an account, of so many rows, within a transaction.

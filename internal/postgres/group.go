@@ -22,6 +22,8 @@ type group struct {
 	byID     map[string]*accountGroup
 	// maxHolds is the most holds that the transaction returns, over all accounts.
 	maxHolds int
+	// release lets the next batch of updates begin.
+	release func()
 	// now is the database's clock after the locks; clock, when set, says by which clock an account is judged instead.
 	now   time.Time
 	clock func(ctx context.Context, now time.Time) time.Time
@@ -444,7 +446,7 @@ func (g *group) commit(ctx context.Context, conn *pgxpool.Conn) error {
 	if b.Len() > 0 || slices.ContainsFunc(g.accounts, func(a *accountGroup) bool { return slices.Contains(a.outcomes, nil) }) {
 		how = "commit"
 	}
-	return endTransaction(ctx, conn, &b, how)
+	return endTransaction(ctx, conn, &b, how, g.release)
 }
 
 // sameProfile reports whether two states of an account differ in their counters at most, as they do after nearly every

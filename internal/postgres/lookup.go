@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -13,8 +14,9 @@ import (
 // lookup is one call of Store.Account on its way.
 type lookup = batch.Request[string, user.Account]
 
-// lookupBatch reads the accounts of a batch with one statement.
-func (s *Store) lookupBatch(lookups []*lookup) {
+// lookupBatch reads the accounts of a batch with one statement. It calls release when that takes longer than expected.
+func (s *Store) lookupBatch(lookups []*lookup, release func()) {
+	defer time.AfterFunc(leadOfRead, release).Stop()
 	found := make(map[string]user.Account, len(lookups))
 	ids := make([]string, len(lookups))
 	for i, l := range lookups {

@@ -28,6 +28,8 @@ type Store struct {
 	// serves the calls of Account.
 	updates, contended *batch.Batcher[*change, user.Change]
 	lookups            *batch.Batcher[string, user.Account]
+	// singly is true where each update has a transaction of its own.
+	singly bool
 	// rowFreed is marked when a contended row came free, and rowStuck when one stayed locked.
 	rowFreed, rowStuck recently
 	// clock, when set, takes the place of the database's; maxHolds is the most holds that one transaction returns.
@@ -108,7 +110,7 @@ func (s *Store) create(ctx context.Context, id string, open func(user.State) (us
 		}
 		var rest pgx.Batch
 		if tag.RowsAffected() == 0 {
-			return cmp.Or(endTransaction(ctx, conn, &rest, "rollback"), error(user.ErrUserExists))
+			return cmp.Or(endTransaction(ctx, conn, &rest, "rollback", nil), error(user.ErrUserExists))
 		}
 		var side sideColumns
 		side.add(a)
@@ -118,7 +120,7 @@ func (s *Store) create(ctx context.Context, id string, open func(user.State) (us
 			entries.add(a.ID, &change.Entries[i])
 		}
 		entries.queue(&rest)
-		return endTransaction(ctx, conn, &rest, "commit")
+		return endTransaction(ctx, conn, &rest, "commit", nil)
 	})
 	return change, err
 }
