@@ -85,13 +85,28 @@ func (s *Store) openPools(cfg *pgxpool.Config, o Options) error {
 		opened = append(opened, p)
 	}
 	s.pool = &pool{Pool: opened[0], acquireTimeout: o.AcquireTimeout, workTimeout: 2 * o.StatementTimeout, observer: s.observer}
-	s.reads = &pool{Pool: opened[1], acquireTimeout: o.AcquireTimeout, workTimeout: 2 * o.StatementTimeout, observer: s.observer}
+	s.reads = &pool{
+		Pool: opened[1], acquireTimeout: o.AcquireTimeout, workTimeout: 2 * o.StatementTimeout, observer: s.observer,
+		rest: s.restOfReads,
+	}
 	s.probe = opened[2]
 	return nil
 }
 
 // DefaultReadConns is how many connections serve ledgers, usage and lists.
 const DefaultReadConns = 3
+
+// restOfReads is how long a connection that was used for a read rests. Reads that never pause would take from the updates
+// what processor time they share; so while updates wait, each connection works a fifth of the time.
+func (s *Store) restOfReads(used time.Duration) time.Duration {
+	if s.updates.Waiting() == 0 {
+		return 0
+	}
+	return min(4*used, maxRest)
+}
+
+// maxRest bounds the rest after a read that took long.
+const maxRest = 500 * time.Millisecond
 
 // defaultLooks is how many rows the search for one page looks at: some ten milliseconds.
 const defaultLooks = 5000

@@ -1,5 +1,7 @@
 package postgres
 
+import "time"
+
 // Queued is how many updates wait to be claimed.
 func (s *Store) Queued() int { return s.updates.Waiting() }
 
@@ -11,3 +13,6 @@ const SelectFeed = selectFeed
 
 // SetMaxLooks sets how many rows the search for one page looks at.
 func (s *Store) SetMaxLooks(n int) { s.maxLooks = n }
+
+// RestOfReads is how long a connection rests now after a read that took used.
+func (s *Store) RestOfReads(used time.Duration) time.Duration { return s.restOfReads(used) }

@@ -70,7 +70,9 @@ type pool struct {
 	*pgxpool.Pool
 	// acquireTimeout bounds the wait for a connection, workTimeout what is done on it then.
 	acquireTimeout, workTimeout time.Duration
-	observer                    Observer
+	// rest, when set, says how long a connection is kept from the next caller after it was used for so long.
+	rest     func(used time.Duration) time.Duration
+	observer Observer
 	// lastReset is when all connections were given up last, in nanoseconds since 1970.
 	lastReset atomic.Int64
 }
@@ -117,7 +119,8 @@ func (p *pool) try(ctx context.Context, f func(context.Context, *pgxpool.Conn) e
 	if err != nil {
 		return err
 	}
-	defer release(conn)
+	begin := time.Now()
+	defer func() { p.release(conn, time.Since(begin)) }()
 	working, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.workTimeout)
 	defer cancel()
 	err = f(working, conn)
@@ -150,6 +153,17 @@ func rollback(ctx context.Context, conn *pgxpool.Conn) error {
 	}
 	_, err := conn.Exec(ctx, "rollback")
 	return err
+}
+
+// release gives a connection back that was used for some time, after its rest.
+func (p *pool) release(conn *pgxpool.Conn, used time.Duration) {
+	if p.rest != nil && !conn.Conn().IsClosed() {
+		if rest := p.rest(used); rest > 0 {
+			time.AfterFunc(rest, func() { release(conn) })
+			return
+		}
+	}
+	release(conn)
 }
 
 // release gives a connection back. A broken one is taken out of the pool at once, because the driver keeps its slot for
