@@ -1,8 +1,8 @@
 package httpapi
 
 import (
-	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,8 +11,10 @@ import (
 	"net/http"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -61,18 +63,63 @@ func respond(w http.ResponseWriter, status int, body any) error {
 //
 // Failures: unsupported_media_type, body_too_large, malformed_json, and validation_failed with all that is wrong.
 func decode(w http.ResponseWriter, r *http.Request, dst any) error {
-	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
+	if !saysJSON(r.Header.Get("Content-Type")) {
 		return errUnsupportedMedia
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := content(w, r)
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return errBodyTooLarge
 	} else if err != nil {
 		return errMalformedJSON.Because(err)
 	}
-	members, err := object(body)
+	problems, err := read(body, dst)
 	if err != nil {
 		return err
+	}
+	return problems.with(validate.Struct(dst))
+}
+
+// saysJSON reports whether a Content-Type is that of JSON, whatever its parameters.
+func saysJSON(contentType string) bool {
+	if contentType == "application/json" {
+		return true
+	}
+	media, _, err := mime.ParseMediaType(contentType)
+	return err == nil && media == "application/json"
+}
+
+// received is a body that readBody has read: what has arrived, and the error that it ended with, if any.
+type received struct {
+	rest []byte
+	err  error
+}
+
+// Read implements io.Reader.
+func (b *received) Read(p []byte) (int, error) {
+	if len(b.rest) == 0 {
+		return 0, cmp.Or(b.err, io.EOF)
+	}
+	n := copy(p, b.rest)
+	b.rest = b.rest[n:]
+	return n, nil
+}
+
+// Close implements io.Closer.
+func (*received) Close() error { return nil }
+
+// content is the body of r.
+func content(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if b, ok := r.Body.(*received); ok {
+		return b.rest, b.err
+	}
+	return io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+}
+
+// read is decode without the validation. A field of dst that has a problem has any value.
+func read(text []byte, dst any) (fieldErrors, error) {
+	members, err := object(text)
+	if err != nil {
+		return nil, err
 	}
 	var problems fieldErrors
 	target := reflect.ValueOf(dst).Elem()
@@ -81,19 +128,16 @@ func decode(w http.ResponseWriter, r *http.Request, dst any) error {
 			problems = append(problems, user.FieldError{Field: m.name, Message: message})
 		}
 	}
-	return problems.with(validate.Struct(dst))
+	return problems, nil
 }
 
 // decodeOptional is decode for a call whose body may be left out; an empty one may have any type.
 func decodeOptional(w http.ResponseWriter, r *http.Request, dst any) error {
-	body := bufio.NewReader(r.Body)
-	if _, err := body.Peek(1); errors.Is(err, io.EOF) {
+	body, err := content(w, r)
+	if len(body) == 0 && err == nil {
 		return nil
 	}
-	r.Body = struct {
-		io.Reader
-		io.Closer
-	}{body, r.Body}
+	r.Body = &received{body, err}
 	return decode(w, r, dst)
 }
 
@@ -115,35 +159,106 @@ type member struct {
 
 // object splits a JSON object into its members. Equal names are refused.
 func object(text []byte) ([]member, error) {
-	var whole json.RawMessage
-	if err := json.Unmarshal(text, &whole); err != nil {
-		return nil, malformed(text, err)
+	if !json.Valid(text) {
+		var whole json.RawMessage
+		return nil, malformed(text, json.Unmarshal(text, &whole))
 	}
 	if !utf8.Valid(text) || loneSurrogate(text) {
 		return nil, errMalformedJSON.Because(errors.New("text that is not Unicode"))
 	}
-	dec := json.NewDecoder(bytes.NewReader(text))
-	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
+	return split(text)
+}
+
+// fewMembers is up to how many members it is quicker to look through all of them for a name.
+const fewMembers = 16
+
+// split is object for text that is known to be JSON, and Unicode.
+func split(text []byte) ([]member, error) {
+	at := skipSpace(text, 0)
+	if text[at] != '{' {
 		return nil, errMalformedJSON
 	}
 	var members []member
-	seen := map[string]bool{}
-	for dec.More() {
-		name, err := dec.Token()
+	var many map[string]bool // the names, once there are many
+	for at = skipSpace(text, at+1); text[at] != '}'; at = skipSpace(text, at) {
+		if text[at] == ',' {
+			at = skipSpace(text, at+1)
+		}
+		nameEnd := stringEnd(text, at)
+		name, err := unquote(text[at:nameEnd])
 		if err != nil {
 			return nil, errMalformedJSON.Because(err)
 		}
-		m, at := member{name: name.(string)}, dec.InputOffset()
-		if err := dec.Decode(&m.value); err != nil {
-			return nil, errMalformedJSON.Because(err)
+		at = skipSpace(text, nameEnd) // the colon
+		at = skipSpace(text, at+1)    // the value
+		m := member{name, text[at:valueEnd(text, at)]}
+		at += len(m.value)
+		if many[name] || many == nil && slices.ContainsFunc(members, func(m member) bool { return m.name == name }) {
+			return nil, malformedAt(text, int64(nameEnd), fmt.Sprintf("the name %.64q stands there twice", name))
 		}
-		if seen[m.name] {
-			return nil, malformedAt(text, at, fmt.Sprintf("the name %.64q stands there twice", m.name))
-		}
-		seen[m.name] = true
 		members = append(members, m)
+		if len(members) == fewMembers {
+			many = map[string]bool{}
+			for _, m := range members {
+				many[m.name] = true
+			}
+		} else if many != nil {
+			many[name] = true
+		}
 	}
 	return members, nil
+}
+
+// skipSpace returns where the next byte is that is no white space.
+func skipSpace(text []byte, at int) int {
+	for text[at] == ' ' || text[at] == '\t' || text[at] == '\n' || text[at] == '\r' {
+		at++
+	}
+	return at
+}
+
+// stringEnd returns where the string ends that begins at a quote.
+func stringEnd(text []byte, at int) int {
+	for at++; text[at] != '"'; at++ {
+		if text[at] == '\\' {
+			at++
+		}
+	}
+	return at + 1
+}
+
+// valueEnd returns where the value ends that begins there.
+func valueEnd(text []byte, at int) int {
+	for depth := 0; ; {
+		switch text[at] {
+		case '"':
+			at = stringEnd(text, at)
+		case '{', '[':
+			depth++
+			at++
+		case '}', ']':
+			depth--
+			at++
+		case ' ', '\t', '\n', '\r', ',', ':': // within an object or a list
+			at++
+		default: // a number or a word
+			for at++; at < len(text) && strings.IndexByte(" \t\n\r,:]}", text[at]) < 0; at++ {
+			}
+		}
+		if depth == 0 {
+			return at
+		}
+	}
+}
+
+// unquote reads a JSON string.
+func unquote(text []byte) (string, error) {
+	if bytes.IndexByte(text, '\\') < 0 {
+		return string(text[1 : len(text)-1]), nil
+	}
+	var s string
+	err := json.Unmarshal(text, &s)
+	return s, err
 }
 
 // malformed says where a text stops being JSON.
@@ -181,43 +296,85 @@ func loneSurrogate(text []byte) bool {
 	return false
 }
 
-// plainInteger is how whole numbers are written; their range is judged later.
-var plainInteger = regexp.MustCompile(`^(0|-?[1-9][0-9]*)$`)
+// plainInteger reports whether a value of JSON is a whole number in plain digits; its range is judged later.
+func plainInteger(value []byte) bool {
+	digits := bytes.TrimPrefix(value, []byte("-"))
+	return len(bytes.TrimLeft(digits, "0123456789")) == 0 && string(value) != "-0"
+}
 
-// assign sets the field of target that m names and says what is wrong with m, or "".
-func assign(target reflect.Value, m member) string {
-	for field, value := range target.Fields() {
-		if field.Tag.Get("json") != m.name {
-			continue
-		}
-		if string(m.value) == "null" {
-			switch field.Tag.Get("null") {
-			case "none": // as if it had been left out
-				return ""
-			case "": // the type would take it for its zero value
-				return "must not be null"
-			}
-		}
-		kind := field.Type
+// field is what a member of a body sets.
+type field struct {
+	name  string
+	index int
+	// null says what null means: "none", as if it had been left out; "clear", which the type knows; "", that it is wrong.
+	null string
+	// kind is that of the field, or of what it points to.
+	kind reflect.Kind
+}
+
+// fieldsByType has those of each type of request, of which there are as many as calls.
+var fieldsByType sync.Map
+
+func fieldsOf(t reflect.Type) []field {
+	if known, ok := fieldsByType.Load(t); ok {
+		return known.([]field)
+	}
+	fields := make([]field, t.NumField())
+	for i := range fields {
+		f := t.Field(i)
+		kind := f.Type
 		if kind.Kind() == reflect.Pointer {
 			kind = kind.Elem()
 		}
-		if kind.Kind() == reflect.Int64 && !plainInteger.Match(m.value) {
-			return "must be an integer written in plain digits"
-		}
-		err := json.Unmarshal(m.value, value.Addr().Interface())
-		if err == nil {
-			return ""
-		}
-		if own := fieldMessage(""); errors.As(err, &own) {
-			return string(own)
-		}
-		if kind.Kind() == reflect.Int64 {
-			return "is out of range"
-		}
-		return "must be a " + kind.Kind().String()
+		fields[i] = field{f.Tag.Get("json"), i, f.Tag.Get("null"), kind.Kind()}
 	}
-	return "is not a field of this call"
+	fieldsByType.Store(t, fields)
+	return fields
+}
+
+// assign sets the field of target that m names and says what is wrong with m, or "".
+func assign(target reflect.Value, m member) string {
+	fields := fieldsOf(target.Type())
+	i := slices.IndexFunc(fields, func(f field) bool { return f.name == m.name })
+	if i < 0 {
+		return "is not a field of this call"
+	}
+	f := fields[i]
+	if string(m.value) == "null" {
+		switch f.null {
+		case "none":
+			return ""
+		case "": // the type would take it for its zero value
+			return "must not be null"
+		}
+	}
+	if f.kind == reflect.Int64 && !plainInteger(m.value) {
+		return "must be an integer written in plain digits"
+	}
+	err := setValue(target.Field(f.index).Addr().Interface(), m.value)
+	if err == nil {
+		return ""
+	}
+	if own := fieldMessage(""); errors.As(err, &own) {
+		return string(own)
+	}
+	if f.kind == reflect.Int64 {
+		return "is out of range"
+	}
+	return "must be a " + f.kind.String()
+}
+
+// setValue is json.Unmarshal, for a value that is known to be JSON, and by itself for what is usual in bodies.
+func setValue(dst any, value []byte) error {
+	switch dst := dst.(type) {
+	case json.Unmarshaler:
+		return dst.UnmarshalJSON(value)
+	case **int64:
+		n, err := strconv.ParseInt(string(value), 10, 64)
+		*dst = &n
+		return err
+	}
+	return json.Unmarshal(value, dst)
 }
 
 // fieldMessage is an error of a type's own UnmarshalJSON that may be shown.
@@ -233,15 +390,18 @@ const maxMetadata = 2048
 
 // UnmarshalJSON takes an object of strings and nothing else.
 func (d *metadata) UnmarshalJSON(text []byte) error {
-	members, err := object(text)
+	members, err := split(text)
 	if err != nil {
 		return fieldMessage("must be an object with string values")
 	}
-	*d = metadata{}
+	*d = make(metadata, len(members))
 	size := 0
 	for _, m := range members {
-		var s string
-		if err := json.Unmarshal(m.value, &s); err != nil || m.value[0] != '"' {
+		if m.value[0] != '"' {
+			return fieldMessage(fmt.Sprintf("must be an object with string values: that of %.64q is none", m.name))
+		}
+		s, err := unquote(m.value)
+		if err != nil {
 			return fieldMessage(fmt.Sprintf("must be an object with string values: that of %.64q is none", m.name))
 		}
 		(*d)[m.name] = s
@@ -385,6 +545,9 @@ type fieldErrors []user.FieldError
 
 // with adds what the validator found in fields that have no error yet, and returns it all as one error, or nil.
 func (p fieldErrors) with(err error) error {
+	if len(p) == 0 && err == nil {
+		return nil
+	}
 	known := map[string]bool{}
 	for _, f := range p {
 		known[f.Field] = true

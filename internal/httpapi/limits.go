@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -90,8 +89,7 @@ func (a *API) readBody(next http.Handler) http.Handler {
 		}
 		connection := http.NewResponseController(w)
 		bounded := a.BodyTimeout > 0 && connection.SetReadDeadline(time.Now().Add(a.BodyTimeout)) == nil
-		content, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-		body := io.Reader(bytes.NewReader(content))
+		body, err := readAll(w, r)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			// The deadline stays, so that the server does not wait for the rest either.
@@ -99,22 +97,28 @@ func (a *API) readBody(next http.Handler) http.Handler {
 				w.Header().Set("Connection", "close")
 			}
 			return errSlowBody
-		case err != nil:
-			body = io.MultiReader(body, failing{err})
-		case bounded:
+		case err == nil && bounded:
 			// Otherwise it would end the request while it is being answered.
 			_ = connection.SetReadDeadline(time.Time{})
 		}
-		r.Body = io.NopCloser(body)
+		r.Body = &received{body, err}
 		next.ServeHTTP(w, r)
 		return nil
 	})
 }
 
-// failing is a reader that fails.
-type failing struct{ err error }
+// smallBody is up to how many bytes a body may take before any of it has come.
+const smallBody = 512
 
-func (f failing) Read([]byte) (int, error) { return 0, f.err }
+// readAll reads the body of r, of which maxBody may come.
+func readAll(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if r.ContentLength <= 0 || r.ContentLength > smallBody {
+		return io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	}
+	body := make([]byte, r.ContentLength)
+	n, err := io.ReadFull(r.Body, body)
+	return body[:n], err
+}
 
 // limitInFlight refuses requests over MaxInFlight at once: they would only wait, and hold up others.
 func (a *API) limitInFlight() func(http.Handler) http.Handler {
