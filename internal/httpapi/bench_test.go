@@ -42,7 +42,7 @@ func BenchmarkEncodeReceipt(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := respond(httptest.NewRecorder(), http.StatusOK, newReceiptBody(receipt)); err != nil {
+		if err := respondWith(httptest.NewRecorder(), http.StatusOK, newReceiptBody(receipt)); err != nil {
 			b.Fatal(err)
 		}
 	}

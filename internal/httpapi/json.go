@@ -29,11 +29,16 @@ const maxBody = 64 << 10
 // encode writes body as JSON. It is marshalled first, so that a failure cannot leave half a response.
 func encode(w http.ResponseWriter, status int, contentType string, body any) {
 	var b bytes.Buffer
-	if err := encoder(&b).Encode(body); err != nil {
+	marshal(&b, body)
+	send(w, status, contentType, b.Bytes())
+}
+
+// marshal writes v and the end of a line.
+func marshal(b *bytes.Buffer, v any) {
+	if err := encoder(b).Encode(v); err != nil {
 		// Wire types marshal whatever they hold: this is a mistake in the code, for recoverPanic to report.
 		panic(fmt.Errorf("encode the response: %w", err))
 	}
-	send(w, status, contentType, b.Bytes())
 }
 
 func encoder(b *bytes.Buffer) *json.Encoder {
@@ -440,10 +445,7 @@ type timestamp struct{ time.Time }
 
 // MarshalJSON writes the instant.
 func (t timestamp) MarshalJSON() ([]byte, error) {
-	text := make([]byte, 0, len(timestampLayout)+2)
-	text = append(text, '"')
-	text = t.UTC().AppendFormat(text, timestampLayout)
-	return append(text, '"'), nil
+	return t.appendTo(make([]byte, 0, len(timestampLayout)+2)), nil
 }
 
 // UnmarshalJSON reads RFC 3339, or a date-time without zone as UTC.

@@ -60,7 +60,7 @@ func respondReservation(w http.ResponseWriter, status int, r user.ReservationRec
 		body.EntryID = entryID(r.Entry.ID)
 	}
 	markReplayed(w, r.Replayed)
-	return respond(w, status, body)
+	return respondWith(w, status, body)
 }
 
 type reserveRequest struct {

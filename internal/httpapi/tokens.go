@@ -44,7 +44,7 @@ func (a *API) consumeTokens(w http.ResponseWriter, r *http.Request) error {
 		body.TopUpsCharged = -*e.TopUpsAmount
 	}
 	markReplayed(w, receipt.Replayed)
-	return respond(w, http.StatusOK, body)
+	return respondWith(w, http.StatusOK, body)
 }
 
 type addRequest struct {
@@ -90,7 +90,7 @@ func (a *API) respondReceipt(w http.ResponseWriter, r *http.Request, id string, 
 		return err
 	}
 	markReplayed(w, receipt.Replayed)
-	return respond(w, http.StatusOK, newReceiptBody(receipt))
+	return respondWith(w, http.StatusOK, newReceiptBody(receipt))
 }
 
 func newReceiptBody(receipt user.Receipt) receiptBody {

@@ -84,7 +84,7 @@ func (a *API) createUser(w http.ResponseWriter, r *http.Request) error {
 func respondCreated(w http.ResponseWriter, receipt user.Receipt) error {
 	w.Header().Set("Location", "/user/"+url.PathEscape(receipt.Account.ID))
 	markReplayed(w, receipt.Replayed)
-	return respond(w, http.StatusCreated, newUserBody(receipt.Account))
+	return respondWith(w, http.StatusCreated, newUserBody(receipt.Account))
 }
 
 type putUserRequest struct {
@@ -117,7 +117,7 @@ func (a *API) putUser(w http.ResponseWriter, r *http.Request) error {
 		return respondCreated(w, receipt)
 	}
 	markReplayed(w, receipt.Replayed)
-	return respond(w, http.StatusOK, newUserBody(receipt.Account))
+	return respondWith(w, http.StatusOK, newUserBody(receipt.Account))
 }
 
 // newIDInPath makes what is wrong with the id of an account that was to be made a fault of the path.
@@ -147,7 +147,7 @@ func (a *API) getUser(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return newIDInPath(err)
 	}
-	return respond(w, http.StatusOK, newUserBody(account))
+	return respondWith(w, http.StatusOK, newUserBody(account))
 }
 
 // mayCreate reports whether a GET may make the account that it does not find.
@@ -189,7 +189,7 @@ func (a *API) userStatus(w http.ResponseWriter, r *http.Request) error {
 	if s.Reason != "" {
 		body.Reason = &s.Reason
 	}
-	return respond(w, http.StatusOK, body)
+	return respondWith(w, http.StatusOK, body)
 }
 
 type changeTierRequest struct {
@@ -218,7 +218,7 @@ func (a *API) respondUser(w http.ResponseWriter, r *http.Request, id string, c u
 		return err
 	}
 	markReplayed(w, receipt.Replayed)
-	return respond(w, http.StatusOK, newUserBody(receipt.Account))
+	return respondWith(w, http.StatusOK, newUserBody(receipt.Account))
 }
 
 // pathID is the one place where a path parameter is decoded, exactly once.
