@@ -3,6 +3,7 @@ package telemetry
 import (
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,7 +22,11 @@ type Metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	inFlight prometheus.Gauge
+	ended    func() // takes one from inFlight
 	problems *prometheus.CounterVec
+
+	mu       sync.RWMutex
+	answered map[answer]answerSeries
 
 	consumed, toppedUp, reserved, refunded prometheus.Counter
 	resets                                 prometheus.Counter
@@ -102,6 +107,7 @@ func NewMetrics(version, commit string, codes []user.Code) *Metrics {
 			Name: "user_management_open", Help: "1 while nobody needs a key or a token, 0 otherwise.",
 		}),
 	}
+	m.ended, m.answered = m.inFlight.Dec, map[answer]answerSeries{}
 	for _, code := range codes {
 		m.problems.WithLabelValues(string(code))
 	}
@@ -119,16 +125,43 @@ func (m *Metrics) Handler() http.Handler {
 // Begin counts a request as in flight until the returned function is called.
 func (m *Metrics) Begin() (end func()) {
 	m.inFlight.Inc()
-	return m.inFlight.Dec
+	return m.ended
 }
+
+// answer is how a request was answered, and answerSeries are where that is counted.
+type (
+	answer struct {
+		method, route string
+		status        int
+	}
+	answerSeries struct {
+		requests prometheus.Counter
+		duration prometheus.Observer
+	}
+)
 
 // Request counts an answered request. The route is its pattern; requests that match none share one label.
 func (m *Metrics) Request(method, route string, status int, took time.Duration) {
 	if route == "" {
 		method, route = "other", "none" // both may be anything that a stranger sends
 	}
-	m.requests.WithLabelValues(method, route, strconv.Itoa(status)).Inc()
-	m.duration.WithLabelValues(method, route).Observe(took.Seconds())
+	s := m.seriesOf(answer{method, route, status})
+	s.requests.Inc()
+	s.duration.Observe(took.Seconds())
+}
+
+// seriesOf keeps the series of each answer, of which there are few, so that their labels are looked up once.
+func (m *Metrics) seriesOf(a answer) answerSeries {
+	m.mu.RLock()
+	s, known := m.answered[a]
+	m.mu.RUnlock()
+	if !known {
+		s = answerSeries{m.requests.WithLabelValues(a.method, a.route, strconv.Itoa(a.status)), m.duration.WithLabelValues(a.method, a.route)}
+		m.mu.Lock()
+		m.answered[a] = s
+		m.mu.Unlock()
+	}
+	return s
 }
 
 // Entry implements user.Observer.
