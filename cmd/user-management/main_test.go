@@ -576,6 +576,17 @@ func TestAServiceFromItsMigrationToItsEnd(t *testing.T) {
 	}
 }
 
+func TestTheCollectorWaitsLongerUnlessGOGCIsSet(t *testing.T) {
+	t.Parallel()
+	for env, want := range map[string]string{"GOGC=": "200", "GOGC=150": "150", "GOGC=50": "50"} {
+		s := serve(t, "DATABASE_URL="+localpgtest.New(t), env)
+		status, _, text, err := s.send(http.MethodGet, "/metrics", "", "")
+		if got := regexp.MustCompile(`(?m)^go_gc_gogc_percent (.*)$`).FindSubmatch(text); err != nil || status != http.StatusOK || got == nil || string(got[1]) != want {
+			t.Errorf("with %s the percentage is %q, want %s (status %d, %v)", env, got, want, status, err)
+		}
+	}
+}
+
 var healthCheckCommand = regexp.MustCompile(`(?m)^HEALTHCHECK .*CMD (\[.*\])$`)
 
 // healthCheck returns the arguments of the program with which the image asks whether it is healthy.
