@@ -73,25 +73,6 @@ func (a *API) require(n needs) func(http.Handler) http.Handler {
 	}
 }
 
-// info is what is known about a request, filled in on its way inwards.
-type info struct {
-	requestID string
-	caller    auth.Principal
-	crossSite bool // see siteGuard
-	// accountID is the account that the request is about, and entries are those that it wrote.
-	accountID string
-	entries   []string
-}
-
-type infoKey struct{}
-
-func about(ctx context.Context) *info {
-	if i, ok := ctx.Value(infoKey{}).(*info); ok {
-		return i
-	}
-	return &info{caller: auth.Anyone()}
-}
-
 func requestID(ctx context.Context) string { return about(ctx).requestID }
 
 // callerOf is who sent r, once a route has let them in.

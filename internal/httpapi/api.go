@@ -130,7 +130,7 @@ func (a *API) Handler() http.Handler {
 		ExposedHeaders:   []string{"Location", idempotencyReplayed, "Retry-After", requestIDHeader, nextCursor},
 		AllowCredentials: credentials,
 		MaxAge:           int((10 * time.Minute).Seconds()),
-	}).Handler(a.routes())
+	}).Handler(exchanging(a.routes()))
 }
 
 const (

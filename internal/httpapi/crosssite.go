@@ -42,7 +42,11 @@ func newSiteGuard(origins []string) *siteGuard {
 func (g *siteGuard) wrap(a *API) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return a.handle(func(w http.ResponseWriter, r *http.Request) error {
-			if fromBrowser(r) && !g.knowsHost(r.Host) {
+			if !fromBrowser(r) { // which the rest is about
+				next.ServeHTTP(w, r)
+				return nil
+			}
+			if !g.knowsHost(r.Host) {
 				return errForeignHost
 			}
 			if g.protection.Check(r) != nil { // of methods that change something

@@ -49,9 +49,8 @@ func encoder(b *bytes.Buffer) *json.Encoder {
 
 // send writes a whole response.
 func send(w http.ResponseWriter, status int, contentType string, body []byte) {
-	h := w.Header()
-	h.Set("Content-Type", contentType)
-	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h, values := w.Header(), []string{contentType, strconv.Itoa(len(body))}
+	h["Content-Type"], h["Content-Length"] = values[:1:1], values[1:]
 	w.WriteHeader(status)
 	// A client that is gone cannot be told so.
 	_, _ = w.Write(body)
@@ -183,7 +182,7 @@ func split(text []byte) ([]member, error) {
 	if text[at] != '{' {
 		return nil, errMalformedJSON
 	}
-	var members []member
+	members := make([]member, 0, 4)
 	var many map[string]bool // the names, once there are many
 	for at = skipSpace(text, at+1); text[at] != '}'; at = skipSpace(text, at) {
 		if text[at] == ',' {

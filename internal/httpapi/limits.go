@@ -36,13 +36,17 @@ func (a *API) address(r *http.Request) string {
 // callerKey tells callers apart: by the name of their key, signed-in users by their account, and by their address while
 // nobody has to say who they are.
 func (a *API) callerKey(r *http.Request) string {
-	switch c := callerOf(r); {
-	case c.UserID != "":
-		return "user " + c.UserID // no key has a space in its name
-	case c.Name != "":
-		return c.Name
+	x := about(r.Context())
+	switch {
+	case x.callerKey != "":
+	case x.caller.UserID != "":
+		x.callerKey = "user " + x.caller.UserID // no key has a space in its name
+	case x.caller.Name != "":
+		x.callerKey = x.caller.Name
+	default:
+		x.callerKey = a.address(r)
 	}
-	return a.address(r)
+	return x.callerKey
 }
 
 // rate bounds requests a minute; nil bounds nothing.
@@ -70,7 +74,7 @@ func (a *API) limitRate() func(http.Handler) http.Handler {
 			if c := callerOf(r); c.UserID != "" && len(c.Scopes) == 0 {
 				limit = endUsers
 			}
-			if limit.exceeded(w, r, a.callerKey(r)) {
+			if limit != nil && limit.exceeded(w, r, a.callerKey(r)) {
 				return errRateLimited
 			}
 			next.ServeHTTP(w, r)

@@ -1,37 +1,39 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"net/http"
-	"regexp"
 	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/go-chi/chi/v5"
-	"github.com/go-chi/chi/v5/middleware"
-
-	"github.com/viralpilot/user-management/internal/auth"
 	"github.com/viralpilot/user-management/internal/user"
 )
 
-// A request id from outside ends up in logs and in headers: anything unusual is replaced.
-var saneRequestID = regexp.MustCompile(`^[A-Za-z0-9._:/+=-]{1,128}$`)
+// saneRequestID tells ids from outside that may end up in logs and in headers: anything unusual is replaced.
+func saneRequestID(id string) bool {
+	for i := range len(id) {
+		if c := id[i]; (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && strings.IndexByte("._:/+=-", c) < 0 {
+			return false
+		}
+	}
+	return id != "" && len(id) <= 128
+}
 
 // withRequestID gives every request an id, the caller's own when it is sane.
 func withRequestID(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		id := r.Header.Get(requestIDHeader)
-		if !saneRequestID.MatchString(id) {
-			id = rand.Text()
+		x := about(r.Context())
+		if x.requestID = r.Header.Get(requestIDHeader); !saneRequestID(x.requestID) {
+			x.requestID = rand.Text()
 		}
-		w.Header().Set(requestIDHeader, id)
-		about := &info{requestID: id, caller: auth.Anyone()}
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), infoKey{}, about)))
+		x.set(0, requestIDHeader, x.requestID)
+		next.ServeHTTP(w, r)
 	})
 }
 
@@ -46,13 +48,10 @@ func (a *API) observe(next http.Handler) http.Handler {
 		if a.Observer != nil {
 			defer a.Observer.Begin()()
 		}
-		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
-		next.ServeHTTP(ww, r)
-		status := ww.Status()
-		if status == 0 { // the handler wrote nothing: net/http says 200
-			status = http.StatusOK
-		}
-		route, took := chi.RouteContext(r.Context()).RoutePattern(), time.Since(start)
+		next.ServeHTTP(w, r)
+		about := about(r.Context())
+		status := cmp.Or(about.status, http.StatusOK) // the handler wrote nothing: net/http says 200
+		route, took := about.route.RoutePattern(), time.Since(start)
 		if a.Route != nil {
 			a.Route(r.Context(), r.Method, route)
 		}
@@ -74,11 +73,10 @@ func (a *API) observe(next http.Handler) http.Handler {
 			slog.String("route", route),
 			slog.Int("status", status),
 			slog.Duration("duration", took),
-			slog.Int("bytes", ww.BytesWritten()),
-			slog.String("request_id", requestID(r.Context())),
+			slog.Int("bytes", about.bytes),
+			slog.String("request_id", about.requestID),
 			slog.String("caller", a.callerForLog(r)),
 		}
-		about := about(r.Context())
 		if len(about.entries) > 0 {
 			attrs = append(attrs, slog.String("entry_id", strings.Join(about.entries, " ")))
 		}
@@ -157,11 +155,11 @@ func routeEscapedPath(next http.Handler) http.Handler {
 // for nothing but data.
 func secure(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h.Set("Cache-Control", "no-store")
-		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
-		h.Set("Referrer-Policy", "no-referrer")
-		h.Set("X-Content-Type-Options", "nosniff")
+		x := about(r.Context())
+		x.set(1, "Cache-Control", "no-store")
+		x.set(2, "Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		x.set(3, "Referrer-Policy", "no-referrer")
+		x.set(4, "X-Content-Type-Options", "nosniff")
 		next.ServeHTTP(w, r)
 	})
 }

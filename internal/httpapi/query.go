@@ -20,6 +20,9 @@ type query struct {
 }
 
 func newQuery(r *http.Request) *query {
+	if r.URL.RawQuery == "" {
+		return &query{}
+	}
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	q := &query{values: values}
 	if err != nil {
@@ -30,6 +33,9 @@ func newQuery(r *http.Request) *query {
 
 // read passes the parameter to set, if it is there.
 func (q *query) read(name string, set func(string) error) {
+	if len(q.values) == 0 {
+		return
+	}
 	q.known = append(q.known, name)
 	given := q.values[name]
 	if len(given) == 0 {
@@ -46,6 +52,9 @@ func (q *query) read(name string, set func(string) error) {
 
 // err is validation_failed when anything was wrong, or a parameter was given that the call does not have.
 func (q *query) err() error {
+	if len(q.values) == 0 {
+		return q.problems.with(nil)
+	}
 	for _, name := range slices.Sorted(maps.Keys(q.values)) {
 		if !slices.Contains(q.known, name) {
 			q.problems = append(q.problems, user.FieldError{Field: name, Message: "is not a parameter of this call"})

@@ -10,7 +10,7 @@ import (
 )
 
 // routes is every path that the service answers. Each group says what its callers need.
-func (a *API) routes() http.Handler {
+func (a *API) routes() chi.Router {
 	r := chi.NewRouter()
 	r.Use(withRequestID, a.observe, a.recoverPanic, routeEscapedPath, middleware.GetHead, secure, a.clientIP())
 	if a.Authenticate == nil {
