@@ -403,14 +403,14 @@ func TestComposePassesEveryVariable(t *testing.T) {
 	}
 }
 
-func TestTheREADMEExplainsEveryVariable(t *testing.T) {
-	content, err := os.ReadFile("../../README.md")
+func TestTheManualExplainsEveryVariable(t *testing.T) {
+	content, err := os.ReadFile("../../cmd/user-management/README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, field := range variables {
 		if !strings.Contains(string(content), "`"+name(field)+"`") {
-			t.Errorf("README.md lacks %s", name(field))
+			t.Errorf("the manual lacks %s", name(field))
 		}
 	}
 }
