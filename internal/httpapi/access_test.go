@@ -247,7 +247,7 @@ func TestTheDocumentSaysWhoMayCall(t *testing.T) {
 		if public != (row.said == "") {
 			t.Errorf("%s %s: needs no credentials by the document: %v", o.method, o.path, public)
 		}
-		if o.method != http.MethodHead && !strings.HasSuffix(strings.TrimSpace(o.Description), row.said) {
+		if o.method != http.MethodHead && !slices.Contains(files, o.path) && !strings.HasSuffix(strings.TrimSpace(o.Description), row.said) {
 			t.Errorf("%s %s: the description should end with %s", o.method, o.path, row.said)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
-	_ "embed"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -17,15 +16,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/swaggest/swgui/v5/static"
-	"go.yaml.in/yaml/v4"
 )
-
-// openapi is the description of every call, written by hand. Tests hold it against what the service does.
-//
-//go:embed openapi.yaml
-var openapi []byte
-
-var openapiJSON = sync.OnceValues(func() ([]byte, error) { return yamlToJSON(openapi) })
 
 // docs are the files that describe the service. They stay the same as long as the process lives.
 type docs struct {
@@ -37,7 +28,7 @@ type docs struct {
 // newDocs makes the documentation of this version. All of it is part of the binary, so that anything wrong with it is a
 // mistake in the code: it panics, and tests see it.
 func newDocs(version string) docs {
-	asJSON, err := openapiJSON()
+	both, err := published()
 	if err != nil {
 		panic(fmt.Errorf("openapi.yaml: %w", err))
 	}
@@ -46,11 +37,11 @@ func newDocs(version string) docs {
 	if err != nil {
 		panic(err)
 	}
-	of := func(document []byte) []byte { return bytes.Replace(document, []byte(`"VERSION"`), quoted, 1) }
+	of := func(form []byte) []byte { return bytes.Replace(form, []byte(`"VERSION"`), quoted, 1) }
 	d := docs{
 		page:   newFile("text/html; charset=utf-8", []byte(page)),
-		json:   newFile("application/json", of(asJSON)),
-		yaml:   newFile("application/yaml", of(openapi)),
+		json:   newFile("application/json", of(both.json)),
+		yaml:   newFile("application/yaml", of(both.yaml)),
 		assets: map[string]file{},
 	}
 	d.page.policy = pagePolicy
@@ -216,42 +207,4 @@ func hasTag(r *http.Request, tag string) bool {
 		}
 	}
 	return false
-}
-
-// yamlToJSON converts a document, keeping the order of its members: readers of it list them in that order.
-func yamlToJSON(text []byte) ([]byte, error) {
-	var document yaml.Node
-	if err := yaml.Unmarshal(text, &document); err != nil {
-		return nil, err
-	}
-	return appendJSON(nil, document.Content[0])
-}
-
-func appendJSON(b []byte, n *yaml.Node) ([]byte, error) {
-	switch n.Kind {
-	case yaml.MappingNode:
-		return appendItems(b, n, '{', ":,", '}')
-	case yaml.SequenceNode:
-		return appendItems(b, n, '[', ",", ']')
-	}
-	var value any
-	if err := n.Decode(&value); err != nil {
-		return nil, err
-	}
-	scalar, err := json.Marshal(value)
-	return append(b, scalar...), err
-}
-
-// appendItems appends what n consists of, with the separators in turn between any two.
-func appendItems(b []byte, n *yaml.Node, opening byte, separators string, closing byte) (_ []byte, err error) {
-	b = append(b, opening)
-	for i, item := range n.Content {
-		if i > 0 {
-			b = append(b, separators[(i-1)%len(separators)])
-		}
-		if b, err = appendJSON(b, item); err != nil {
-			return nil, err
-		}
-	}
-	return append(b, closing), nil
 }

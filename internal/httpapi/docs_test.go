@@ -57,7 +57,7 @@ func TestTheJSONFormKeepsTheOrder(t *testing.T) {
 	t.Parallel()
 	document := start(t).get("/openapi.json").Body
 	last := 0
-	for _, member := range []string{`"openapi":`, `"info":`, `"tags":`, `"paths":`, `"/":`, `"/user":`, `"/docs":`, `"components":`} {
+	for _, member := range []string{`"openapi":`, `"info":`, `"tags":`, `"paths":`, `"/user/{cognito_user_id}/status":`, `"/user":`, `"/metrics":`, `"components":`} {
 		at := bytes.Index(document, []byte(member))
 		if at < last {
 			t.Errorf("%s is out of order", member)

@@ -28,42 +28,54 @@ var (
 	errInternal         = &user.Error{Code: user.CodeInternal, Detail: "Something went wrong on our side."}
 )
 
-// kinds is the one mapping of codes to HTTP.
-var kinds = map[user.Code]struct {
+// failures is the one mapping of errors to HTTP. Each error has the code, and what is said where nothing more is known.
+var failures = []failure{
+	{errMalformedJSON, http.StatusBadRequest, "Malformed JSON"},
+	{user.ErrInvalidTier, http.StatusBadRequest, "Invalid tier"},
+	{errInvalidPath, http.StatusBadRequest, "Invalid path"},
+	{errUnauthenticated, http.StatusUnauthorized, "Unauthenticated"},
+	{errCrossSite, http.StatusForbidden, "Cross-site request"},
+	{errForbidden, http.StatusForbidden, "Forbidden"},
+	{user.ErrInsufficientTokens, http.StatusPaymentRequired, "Insufficient tokens"},
+	{user.ErrUserInactive, http.StatusForbidden, "User inactive"},
+	{user.ErrSubscriptionInactive, http.StatusForbidden, "Subscription inactive"},
+	{user.ErrSubscriptionLapsed, http.StatusForbidden, "Subscription lapsed"},
+	{user.ErrUserNotFound, http.StatusNotFound, "User not found"},
+	{user.ErrReservationNotFound, http.StatusNotFound, "Reservation not found"},
+	{user.ErrEntryNotFound, http.StatusNotFound, "Entry not found"},
+	{errNotFound, http.StatusNotFound, "Not found"},
+	{errMethodNotAllowed, http.StatusMethodNotAllowed, "Method not allowed"},
+	{user.ErrUserExists, http.StatusConflict, "User exists"},
+	{user.ErrBeingErased, http.StatusConflict, "Being erased"},
+	{user.ErrReservationClosed, http.StatusConflict, "Reservation closed"},
+	{user.ErrTooManyReservations, http.StatusConflict, "Too many reservations"},
+	{user.ErrRefundExceedsCharge, http.StatusConflict, "Refund exceeds charge"},
+	{user.ErrRefundTooLate, http.StatusConflict, "Refund too late"},
+	{user.ErrBalanceOverflow, http.StatusConflict, "Balance overflow"},
+	{errBodyTooLarge, http.StatusRequestEntityTooLarge, "Body too large"},
+	{errUnsupportedMedia, http.StatusUnsupportedMediaType, "Unsupported media type"},
+	{user.ErrValidation, http.StatusUnprocessableEntity, "Validation failed"},
+	{user.ErrKeyReused, http.StatusUnprocessableEntity, "Idempotency key reused"},
+	{errRateLimited, http.StatusTooManyRequests, "Rate limited"},
+	{errInternal, http.StatusInternalServerError, "Internal error"},
+	{user.ErrOverloaded, http.StatusServiceUnavailable, "Overloaded"},
+	{user.ErrDatabaseUnavailable, http.StatusServiceUnavailable, "Database unavailable"},
+}
+
+type failure struct {
+	*user.Error
 	status int
 	title  string
-}{
-	errMalformedJSON.Code:         {http.StatusBadRequest, "Malformed JSON"},
-	user.CodeInvalidTier:          {http.StatusBadRequest, "Invalid tier"},
-	errInvalidPath.Code:           {http.StatusBadRequest, "Invalid path"},
-	errUnauthenticated.Code:       {http.StatusUnauthorized, "Unauthenticated"},
-	errCrossSite.Code:             {http.StatusForbidden, "Cross-site request"},
-	errForbidden.Code:             {http.StatusForbidden, "Forbidden"},
-	user.CodeInsufficientTokens:   {http.StatusPaymentRequired, "Insufficient tokens"},
-	user.CodeUserInactive:         {http.StatusForbidden, "User inactive"},
-	user.CodeSubscriptionInactive: {http.StatusForbidden, "Subscription inactive"},
-	user.CodeSubscriptionLapsed:   {http.StatusForbidden, "Subscription lapsed"},
-	user.CodeUserNotFound:         {http.StatusNotFound, "User not found"},
-	user.CodeReservationNotFound:  {http.StatusNotFound, "Reservation not found"},
-	user.CodeEntryNotFound:        {http.StatusNotFound, "Entry not found"},
-	errNotFound.Code:              {http.StatusNotFound, "Not found"},
-	errMethodNotAllowed.Code:      {http.StatusMethodNotAllowed, "Method not allowed"},
-	user.CodeUserExists:           {http.StatusConflict, "User exists"},
-	user.CodeBeingErased:          {http.StatusConflict, "Being erased"},
-	user.CodeReservationClosed:    {http.StatusConflict, "Reservation closed"},
-	user.CodeTooManyReservations:  {http.StatusConflict, "Too many reservations"},
-	user.CodeRefundExceedsCharge:  {http.StatusConflict, "Refund exceeds charge"},
-	user.CodeRefundTooLate:        {http.StatusConflict, "Refund too late"},
-	user.CodeBalanceOverflow:      {http.StatusConflict, "Balance overflow"},
-	errBodyTooLarge.Code:          {http.StatusRequestEntityTooLarge, "Body too large"},
-	errUnsupportedMedia.Code:      {http.StatusUnsupportedMediaType, "Unsupported media type"},
-	user.CodeValidation:           {http.StatusUnprocessableEntity, "Validation failed"},
-	user.CodeKeyReused:            {http.StatusUnprocessableEntity, "Idempotency key reused"},
-	errRateLimited.Code:           {http.StatusTooManyRequests, "Rate limited"},
-	errInternal.Code:              {http.StatusInternalServerError, "Internal error"},
-	user.CodeOverloaded:           {http.StatusServiceUnavailable, "Overloaded"},
-	user.CodeDatabaseUnavailable:  {http.StatusServiceUnavailable, "Database unavailable"},
 }
+
+// kinds has the failures by their codes.
+var kinds = func() map[user.Code]failure {
+	byCode := make(map[user.Code]failure, len(failures))
+	for _, f := range failures {
+		byCode[f.Code] = f
+	}
+	return byCode
+}()
 
 // Codes lists the codes that problems have, in their order.
 func Codes() []user.Code { return slices.Sorted(maps.Keys(kinds)) }
@@ -97,6 +109,21 @@ type shortage struct {
 	TokensRemaining int64      `json:"tokens_remaining"`
 	TokensRequired  int64      `json:"tokens_required"`
 	NextResetAt     *timestamp `json:"next_reset_at"`
+}
+
+// problem is e, which is of this kind, as a document.
+func (f failure) problem(e *user.Error, instance, requestID string) problem {
+	p := problem{
+		Type: "urn:viralpilot:problem:" + string(e.Code), Title: f.title, Status: f.status, Detail: e.Detail,
+		Instance: instance, Code: e.Code, RequestID: requestID, Outcome: e.Outcome,
+	}
+	for _, field := range e.Fields[:min(len(e.Fields), maxErrors)] {
+		p.Errors = append(p.Errors, fieldError(field))
+	}
+	if s := e.Shortage; s != nil {
+		p.shortage = &shortage{s.TokensRemaining, s.TokensRequired, instant(s.NextResetAt)}
+	}
+	return p
 }
 
 // known returns err as an error that has a code: internal where nobody foresaw it.
@@ -148,18 +175,9 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", "1")
 	}
-	p := problem{
-		Type: "urn:viralpilot:problem:" + string(e.Code), Title: kind.title, Status: kind.status, Detail: e.Detail,
-		Instance: r.URL.EscapedPath(), Code: e.Code, RequestID: requestID(r.Context()), Outcome: e.Outcome,
-	}
-	for _, f := range e.Fields[:min(len(e.Fields), maxErrors)] {
-		p.Errors = append(p.Errors, fieldError(f))
-	}
+	p := kind.problem(e, r.URL.EscapedPath(), requestID(r.Context()))
 	if lacking := lacksScope(nil); errors.As(err, &lacking) {
 		p.RequiredScope = lacking[0]
-	}
-	if s := e.Shortage; s != nil {
-		p.shortage = &shortage{s.TokensRemaining, s.TokensRequired, instant(s.NextResetAt)}
 	}
 	encode(w, kind.status, "application/problem+json", p)
 }
