@@ -12,9 +12,11 @@ import (
 	"testing"
 
 	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
 	cdppage "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 
+	"github.com/viralpilot/user-management/internal/auth"
 	"github.com/viralpilot/user-management/internal/config"
 	"github.com/viralpilot/user-management/internal/localpg/localpgtest"
 )
@@ -169,12 +171,13 @@ func TestSwaggerUITriesCallsOutInABrowser(t *testing.T) {
 					t.Fatal(err)
 				}
 			})
-			const call = "#operations-Users-createUser "
+			const call = "#operations-Accounts-createUser "
 			ctx, stop := context.WithTimeout(ctx, 2*patience)
 			defer stop()
 			err := chromedp.Do(ctx,
 				chromedp.Navigate(r.url+"/docs"),
 				chromedp.Click(chromedp.CSS(call+".opblock-summary-control"), chromedp.NodeVisible),
+				chromedp.Click(chromedp.CSS(call+"button.try-out__btn"), chromedp.NodeVisible),
 				chromedp.Click(chromedp.CSS(call+"button.execute"), chromedp.NodeVisible),
 			)
 			if err != nil {
@@ -185,5 +188,120 @@ func TestSwaggerUITriesCallsOutInABrowser(t *testing.T) {
 				t.Errorf("the call is answered with %q, %v", status, err)
 			}
 		})
+	}
+}
+
+func TestTheDocumentationIsReadableInABrowser(t *testing.T) {
+	ctx := browser(t)
+	r := start(t, localpgtest.New(t))
+	script := page(t, ctx, r.url+"/docs")
+	// Resolves as soon as the calls are there.
+	const shown = `window.pending = (async () => { while (!document.querySelector('.opblock')) await new Promise(requestAnimationFrame); return '' })()`
+	script(shown)
+
+	t.Run("the first call is the one that is made first", func(t *testing.T) {
+		if first := script(`document.querySelector('.opblock').id`); first != "operations-Spending-getUserStatus" {
+			t.Errorf("it is %s", first)
+		}
+	})
+	t.Run("nothing asks to be unlocked", func(t *testing.T) {
+		if locks := script(`String([...document.querySelectorAll('.authorization__btn, .authorize')].filter(e => e.offsetParent).length)`); locks != "0" {
+			t.Errorf("%s padlocks are shown", locks)
+		}
+	})
+	for _, scheme := range []string{"light", "dark"} {
+		look := func(ctx context.Context, target *chromedp.Target) (chromedp.Void, error) {
+			_, err := cdp.Call(ctx, target, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+				Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
+			})
+			return chromedp.Void{}, err
+		}
+		if err := chromedp.Do(ctx, look); err != nil {
+			t.Fatal(err)
+		}
+		t.Run("the page is "+scheme+" when the browser is", func(t *testing.T) {
+			// The sums of red, green and blue.
+			colours := script(`[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.querySelector('.opblock-summary-path')).color]
+				.map(c => c.match(/\d+/g).slice(0, 3).reduce((sum, n) => sum + Number(n), 0)).join(' ')`)
+			var page, text int
+			if _, err := fmt.Sscan(colours, &page, &text); err != nil {
+				t.Fatal(err)
+			}
+			if dark := page < 200 && text > 500; dark != (scheme == "dark") {
+				t.Errorf("the page's colours are %s", colours)
+			}
+		})
+	}
+	t.Run("all calls fit a screen of 390 pixels", func(t *testing.T) {
+		if err := chromedp.Do(ctx, chromedp.EmulateViewport(390, 844)); err != nil {
+			t.Fatal(err)
+		}
+		calls := strings.Fields(script(`[...document.querySelectorAll('.opblock')].map(call => call.id).join(' ')`))
+		if len(calls) < 20 {
+			t.Errorf("there are %d calls", len(calls))
+		}
+		for _, call := range calls {
+			// The promise is kept, since otherwise it is collected while nothing but a timer knows it.
+			width := script(`window.pending = (async () => {
+				const call = document.getElementById('` + call + `'), pause = () => new Promise(done => setTimeout(done, 10))
+				call.querySelector('.opblock-summary-control').click()
+				while (!call.querySelector('.responses-wrapper')) await pause()
+				call.querySelector('.try-out__btn').click()
+				while (!call.querySelector('.execute')) await pause()
+				const width = document.documentElement.scrollWidth
+				call.querySelector('.opblock-summary-control').click()
+				return String(width)
+			})()`)
+			if width != "390" {
+				t.Errorf("%s is %s pixels wide", call, width)
+			}
+		}
+	})
+}
+
+func TestKeysStayInABrowserOnlyWhenAsked(t *testing.T) {
+	ctx := browser(t)
+	_, entry, err := auth.NewKey(auth.Key{Name: "reader", Scopes: []auth.Scope{auth.Read}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, localpgtest.New(t), func(cfg *config.Config) {
+		if err := cfg.APIKeys.Decode(entry); err != nil {
+			t.Fatal(err)
+		}
+	})
+	const (
+		give  = `(ui.authActions.authorizeWithPersistOption({apiKeyAuth: {name: 'apiKeyAuth', schema: {type: 'apiKey', in: 'header', name: 'X-API-Key'}, value: 'SECRET'}}), '')`
+		kept  = `String(Object.values(localStorage).some(v => v.includes('SECRET')))`
+		known = `String(JSON.stringify(ui.authSelectors.authorized()).includes('SECRET'))`
+	)
+	open := func() (script func(string) string) { return page(t, ctx, r.url+"/docs") }
+
+	script := open()
+	script(give)
+	if got := script(kept); got != "false" {
+		t.Error("a key is kept though nobody asked for it")
+	}
+	if script = open(); script(known) != "false" {
+		t.Error("a key outlives the page though nobody asked for it")
+	}
+
+	ask := func() {
+		t.Helper()
+		ctx, stop := context.WithTimeout(ctx, patience)
+		defer stop()
+		if _, err := chromedp.RunResponse(ctx, chromedp.Click(chromedp.CSS("#keep"), chromedp.NodeVisible)); err != nil { // the page reloads
+			t.Fatal(err)
+		}
+	}
+	script(give)
+	ask()
+	if script = open(); script(known) != "true" || script(kept) != "true" {
+		t.Error("a key is not kept though somebody asked for it")
+	}
+
+	ask()
+	if script = open(); script(known) != "false" || script(kept) != "false" {
+		t.Error("a key is kept though nobody asks for it any more")
 	}
 }

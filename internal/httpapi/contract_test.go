@@ -583,7 +583,7 @@ var provocations = map[string]provocation{
 	"user_not_found":         withPath(exampleUser, "nobody"),
 	"reservation_not_found":  withPath(exampleReservation, "00000000-0000-4000-8000-000000000000"),
 	"entry_not_found":        withBody(`{"entry_id": "9223372036854775807"}`),
-	"not_found":              withPath("swagger-ui.css", "nothing"),
+	"not_found":              withPath("docs.css", "nothing"),
 	"user_exists":            withBody(`{"cognito_user_id": "` + exampleUser + `"}`),
 	"reservation_closed":     {store: user.ErrReservationClosed},
 	"subscription_lapsed":    {store: user.ErrSubscriptionLapsed},

@@ -4,9 +4,8 @@ import (
 	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
+	_ "embed" // for the page
 	"encoding/base64"
-	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"path"
@@ -20,29 +19,38 @@ import (
 
 // docs are the files that describe the service. They stay the same as long as the process lives.
 type docs struct {
-	page, json, yaml file
+	page file
+	// json and yaml make the document when somebody asks for it, so that a start does not wait.
+	json, yaml func() file
 	// assets are what the page loads, by the last segment of their paths.
 	assets map[string]file
 }
 
-// newDocs makes the documentation of this version. All of it is part of the binary, so that anything wrong with it is a
-// mistake in the code: it panics, and tests see it.
-func newDocs(version string) docs {
-	both, err := published()
-	if err != nil {
-		panic(fmt.Errorf("openapi.yaml: %w", err))
+// The page of the documentation, and what it loads beside Swagger UI.
+var (
+	//go:embed docs/page.html
+	docsPage []byte
+	//go:embed docs/docs.css
+	docsStyle []byte
+	//go:embed docs/docs.js
+	docsScript []byte
+)
+
+// newDocs makes the documentation of this version of a service that is open or asks for keys. All of it is part of the
+// binary, so that anything wrong with it is a mistake in the code: it panics, and tests see it.
+func newDocs(version string, open bool) docs {
+	access := "locked"
+	if open {
+		access = "open"
 	}
-	// A string of JSON is one of YAML too.
-	quoted, err := json.Marshal(version)
-	if err != nil {
-		panic(err)
-	}
-	of := func(form []byte) []byte { return bytes.Replace(form, []byte(`"VERSION"`), quoted, 1) }
 	d := docs{
-		page:   newFile("text/html; charset=utf-8", []byte(page)),
-		json:   newFile("application/json", of(both.json)),
-		yaml:   newFile("application/yaml", of(both.yaml)),
-		assets: map[string]file{},
+		page: newFile("text/html; charset=utf-8", bytes.Replace(docsPage, []byte("ACCESS"), []byte(access), 1)),
+		json: sync.OnceValue(func() file { return newFile("application/json", documentOf(version).json) }),
+		yaml: sync.OnceValue(func() file { return newFile("application/yaml", documentOf(version).yaml) }),
+		assets: map[string]file{
+			"docs.css": newFile("text/css; charset=utf-8", docsStyle),
+			"docs.js":  newFile("text/javascript; charset=utf-8", docsScript),
+		},
 	}
 	d.page.policy = pagePolicy
 	for name, contentType := range map[string]string{
@@ -78,53 +86,11 @@ func redoc(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
-// The page of the documentation. Its script is part of it, and the policy allows this one by its hash: whatever else
-// might find its way into the page is not run, and nothing is loaded from another host.
-const (
-	pageScript = `
-SwaggerUIBundle({
-  url: '/openapi.json',
-  dom_id: '#swagger-ui',
-  deepLinking: true,
-  displayRequestDuration: true,
-  persistAuthorization: true,
-  tryItOutEnabled: true,
-  validatorUrl: null,
-})
-`
-	page = `<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>` + serviceName + `</title>
-<link rel="icon" type="image/png" href="/docs/favicon-32x32.png">
-<link rel="stylesheet" href="/docs/swagger-ui.css">
-</head>
-<body>
-<div id="swagger-ui"><noscript>This page needs JavaScript; the document itself is <a href="/openapi.yaml">openapi.yaml</a>.</noscript></div>
-<script src="/docs/swagger-ui-bundle.js"></script>
-<script>` + pageScript + `</script>
-</body>
-</html>
-`
-)
-
-var pagePolicy = strings.Join([]string{
-	"default-src 'none'",
-	"script-src 'self' '" + scriptHash(pageScript) + "'",
-	"style-src 'self'",
-	"img-src 'self' data:", // Swagger UI's style sheet carries its icons along
-	"connect-src 'self'",
-	"base-uri 'none'",
-	"form-action 'none'",
-	"frame-ancestors 'none'",
-}, "; ")
-
-func scriptHash(script string) string {
-	sum := sha256.Sum256([]byte(script))
-	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
-}
+// pagePolicy lets the page run its own files and nothing else that might find its way into it, and load nothing from
+// another host.
+const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; " +
+	"img-src 'self' data:; " + // Swagger UI's style sheet carries its icons along
+	"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 // file is a response that is the same for everybody.
 type file struct {

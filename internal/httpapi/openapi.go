@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"bytes"
 	_ "embed"
 	"encoding/json"
 	"fmt"
@@ -40,6 +41,20 @@ var published = sync.OnceValues(func() (document, error) {
 	asJSON, err := appendJSON(nil, root.Content[0])
 	return document{asJSON, asYAML}, err
 })
+
+// documentOf returns the document of a version of the service.
+func documentOf(version string) document {
+	d, err := published()
+	if err != nil {
+		panic(fmt.Errorf("openapi.yaml: %w", err))
+	}
+	quoted, err := json.Marshal(version) // a string of JSON is one of YAML too
+	if err != nil {
+		panic(err)
+	}
+	of := func(form []byte) []byte { return bytes.Replace(form, []byte(`"VERSION"`), quoted, 1) }
+	return document{of(d.json), of(d.yaml)}
+}
 
 // problemsMember has, in openapi.yaml, the codes with which one call is refused in particular, and in the published
 // document all of its codes.

@@ -76,12 +76,12 @@ func (a *API) routes() chi.Router {
 		r.Post("/user/{cognito_user_id}/add-tokens", a.handle(a.addTokens))
 	})
 
-	docs := newDocs(a.Version)
+	docs := newDocs(a.Version, a.Authenticate == nil)
 	r.Get("/docs", a.handle(docs.page.serve))
 	r.Get("/docs/{file}", a.handle(docs.asset))
 	r.Get("/redoc", a.handle(redoc))
-	r.Get("/openapi.json", a.handle(docs.json.serve))
-	r.Get("/openapi.yaml", a.handle(docs.yaml.serve))
+	r.Get("/openapi.json", a.handle(func(w http.ResponseWriter, r *http.Request) error { return docs.json().serve(w, r) }))
+	r.Get("/openapi.yaml", a.handle(func(w http.ResponseWriter, r *http.Request) error { return docs.yaml().serve(w, r) }))
 	return r
 }
 

@@ -202,7 +202,7 @@ func addFiles(document *openapi3.T) {
 	asset := file("text/css", "text/javascript", "image/png")
 	asset[http.StatusNotFound] = problemResponse(document, http.StatusNotFound, []any{"not_found"})
 	name := openapi3.NewPathParameter("file").WithSchema(openapi3.NewStringSchema())
-	name.Example = "swagger-ui.css"
+	name.Example = "docs.css"
 	add("/docs/{file}", "getDocsFile", openapi3.Parameters{{Value: name}}, asset)
 
 	redirect := openapi3.NewResponse().WithDescription("The page is there.")
