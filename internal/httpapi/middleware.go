@@ -68,7 +68,7 @@ func (a *API) observe(next http.Handler) http.Handler {
 		if !a.Log.Enabled(r.Context(), level) {
 			return
 		}
-		attrs := []slog.Attr{
+		attrs := append(make([]slog.Attr, 0, 9), // room for all, on the stack
 			slog.String("method", r.Method),
 			slog.String("route", route),
 			slog.Int("status", status),
@@ -76,7 +76,7 @@ func (a *API) observe(next http.Handler) http.Handler {
 			slog.Int("bytes", about.bytes),
 			slog.String("request_id", about.requestID),
 			slog.String("caller", a.callerForLog(r)),
-		}
+		)
 		if len(about.entries) > 0 {
 			attrs = append(attrs, slog.String("entry_id", strings.Join(about.entries, " ")))
 		}
