@@ -111,16 +111,20 @@ func (a *API) readBody(next http.Handler) http.Handler {
 	})
 }
 
-// smallBody is up to how many bytes a body may take before any of it has come.
+// smallBody is up to how many bytes of memory a body gets before any of it has come.
 const smallBody = 512
 
-// readAll reads the body of r, of which maxBody may come.
+// readAll reads the body of r to its end; maxBody bounds it.
 func readAll(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	if r.ContentLength <= 0 || r.ContentLength > smallBody {
+	length := r.ContentLength
+	if length <= 0 || length >= smallBody {
 		return io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	}
-	body := make([]byte, r.ContentLength)
+	body := make([]byte, length+1) // the end is seen when more was asked for than there is
 	n, err := io.ReadFull(r.Body, body)
+	if int64(n) == length && errors.Is(err, io.ErrUnexpectedEOF) {
+		err = nil
+	}
 	return body[:n], err
 }
 
