@@ -9,7 +9,7 @@
 //  1. /health answers 503 shutting_down, and calls of the feed that wait for entries are answered. For SHUTDOWN_DELAY everything else is served as before, each connection for
 //     one more answer, so that load balancers look elsewhere.
 //  2. The port is closed and the requests in flight are finished.
-//  3. The sweep ends after the account that it is at.
+//  3. The sweep ends after the account that it is at, and what adds up the usage after its part of the ledger.
 //  4. The pool finishes its transactions and is closed.
 //  5. The metrics' port is closed, and the traces that are left are sent.
 //
@@ -144,6 +144,10 @@ func Run(ctx context.Context, cfg config.Config, stdout io.Writer) (err error) {
 	feed := user.NewFeed(store)
 	defer within(stopping, feed.Close)
 	metrics.FeedLag(feed.Lag)
+	fold := newFold(cfg, users, feed, store)
+	stopFold := folding(context.WithoutCancel(ctx), fold, metrics, log)
+	defer within(stopping, stopFold)
+	metrics.FoldLag(fold.Lag)
 
 	options := httpapi.Options{
 		Users:                  users,
@@ -258,6 +262,47 @@ func sweeping(ctx context.Context, users *user.Service, oldestDue func(context.C
 	}
 }
 
+// foldInterval is the pause between two looks for entries that are not added up: what has come since is added up when
+// somebody asks.
+const foldInterval = time.Second
+
+// folding adds up the ledger until ctx is done or the function it returns is called, which waits for what is under way.
+// What fails is tried again; the log tells of the first of several failures.
+func folding(ctx context.Context, fold *user.Fold, metrics *telemetry.Metrics, log *slog.Logger) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() {
+		ticks := time.NewTicker(foldInterval)
+		defer ticks.Stop()
+		for failed := false; ; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticks.C:
+			}
+			_, err := fold.Run(ctx, nil)
+			if ctx.Err() != nil {
+				return
+			}
+			if errors.Is(err, user.ErrNotAvailable) {
+				log.Info("the ledger is distributed: there is no feed, and usage is told by account alone")
+				return
+			}
+			if err != nil {
+				metrics.SweepFailed(telemetry.SweepUsage)
+				if !failed {
+					log.Warn("the usage was not added up, which is tried again", "error", err)
+				}
+			}
+			failed = err != nil
+		}
+	})
+	return func() {
+		cancel()
+		running.Wait()
+	}
+}
+
 // Migrate brings the database to this version's schema and does nothing else.
 func Migrate(ctx context.Context, cfg config.Config, stdout io.Writer) error {
 	store, err := postgres.Open(ctx, databaseOptions(cfg, telemetry.NewLogger(stdout, cfg.LogLevel, cfg.LogFormat)))
@@ -283,8 +328,13 @@ func newService(cfg config.Config, store user.Store) (*user.Service, error) {
 			Grace:               cfg.SubscriptionGrace.Duration,
 			LowBalancePercent:   cfg.LowBalancePercent,
 		},
-		Now: time.Now,
+		Dimensions: cfg.UsageDimensions,
+		Now:        time.Now,
 	}, nil
+}
+
+func newFold(cfg config.Config, users *user.Service, feed *user.Feed, store user.FoldStore) *user.Fold {
+	return &user.Fold{Feed: feed, Store: store, Rules: users.Rules, Dimensions: cfg.UsageDimensions}
 }
 
 // stopped is nil for an error that only says that ctx was done.

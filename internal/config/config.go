@@ -73,6 +73,9 @@ type Config struct {
 	// LowBalancePercent is the share of the allowance, 0 to 100, at which low_balance becomes true.
 	LowBalancePercent int64 `envconfig:"LOW_BALANCE_PERCENT" default:"20" validate:"min=0,max=100" desc:"share of the allowance, in percent, down from which a balance counts as low"`
 
+	// UsageDimensions are the names in metadata whose values usage is told by, at most 8.
+	UsageDimensions Dimensions `envconfig:"USAGE_DIMENSIONS" default:"feature,model" desc:"names in metadata by whose values usage is told, comma separated; none for none"`
+
 	// LogLevel is the least severe level that is logged.
 	LogLevel slog.Level `envconfig:"LOG_LEVEL" default:"info" validate:"oneof=-4 0 4 8" desc:"least severe level to log: debug, info, warn or error"`
 	// LogFormat is "auto", "json" or "text"; "auto" is text on a terminal and JSON elsewhere.

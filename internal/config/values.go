@@ -13,8 +13,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	_ "time/tzdata" // the container has no zone files
+
+	"github.com/viralpilot/user-management/internal/user"
 )
 
 // TierTokens holds numbers of tokens, 0 to 2147483647, by the name of a tier.
@@ -137,6 +141,55 @@ func (l *List) Decode(value string) error {
 
 // String returns the list as Decode reads it.
 func (l List) String() string { return strings.Join(l, ",") }
+
+// Dimensions are names in metadata, each once.
+type Dimensions []string
+
+const (
+	// maxDimensions is the most of them, and maxDimension the most characters of one.
+	maxDimensions, maxDimension = 8, 64
+	noDimensions                = "none"
+)
+
+// Decode reads names that are separated by commas, or "none". The error names every one that is wrong.
+func (d *Dimensions) Decode(value string) error {
+	*d = nil
+	if value == noDimensions {
+		return nil
+	}
+	var list Dimensions
+	var wrong []string
+	for name := range strings.SplitSeq(value, ",") {
+		name = strings.TrimSpace(name)
+		switch {
+		case name == "":
+			wrong = append(wrong, "has nothing before or after a comma")
+		case name == user.TierDimension:
+			wrong = append(wrong, "has tier, by which all usage is told anyway")
+		case slices.Contains(list, name):
+			wrong = append(wrong, fmt.Sprintf("has %s twice", quote(name)))
+		case utf8.RuneCountInString(name) > maxDimension || !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl):
+			wrong = append(wrong, fmt.Sprintf("has %s, which cannot be a name in metadata", quote(name)))
+		}
+		list = append(list, name)
+	}
+	if len(list) > maxDimensions {
+		wrong = append(wrong, fmt.Sprintf("has more than %d names", maxDimensions))
+	}
+	if wrong != nil {
+		return errors.New(strings.Join(wrong, "; "))
+	}
+	*d = list
+	return nil
+}
+
+// String returns the list as Decode reads it.
+func (d Dimensions) String() string {
+	if len(d) == 0 {
+		return noDimensions
+	}
+	return strings.Join(d, ",")
+}
 
 // Prefixes are networks in CIDR notation.
 type Prefixes []string

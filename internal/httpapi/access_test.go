@@ -102,6 +102,7 @@ var access = map[string]struct{ callers, said string }{
 	"POST /user/{cognito_user_id}/refunds":                               {"refund manage admin", "Scope: `refund`."},
 
 	"GET /users":  {"export manage admin", "Scope: `export`."},
+	"GET /usage":  {"export manage admin", "Scope: `export`."},
 	"GET /ledger": {"export manage admin", "Scope: `export`."},
 
 	"POST /user":                              {"manage admin", "Scope: `manage`."},

@@ -91,7 +91,9 @@ func start(t *testing.T, change ...func(*httpapi.Options)) *service {
 	s := &service{t: t, url: url, store: store, clock: clock, log: &lockedBuffer{}, private: &privateWords{}}
 	t.Cleanup(func() { s.private.checkLog(t, s.log) })
 	s.options = httpapi.Options{
-		Users:          &user.Service{Store: store, Rules: user.NewRules(tiers, time.UTC), Now: s.clock.Now},
+		Users: &user.Service{
+			Store: store, Rules: user.NewRules(tiers, time.UTC), Now: s.clock.Now, Dimensions: []string{"feature", "model"},
+		},
 		Feed:           newFeed(t, store),
 		Database:       store,
 		Log:            slog.New(slog.NewJSONHandler(s.log, nil)),

@@ -528,6 +528,10 @@ func (b brokenStore) Create(context.Context, string, func(user.State) (user.Chan
 	return user.Change{}, b.err
 }
 
+func (b brokenStore) AllUsage(context.Context, user.UsageDays) ([]user.UsageRow, error) {
+	return nil, b.err
+}
+
 func (b brokenStore) Account(context.Context, string) (user.Account, error) {
 	return user.Account{}, b.err
 }
@@ -598,6 +602,7 @@ var provocations = map[string]provocation{
 	"internal":               {store: errors.New("a mistake")},
 	"overloaded":             {denied: auth.ErrUnavailable},
 	"database_unavailable":   {store: user.ErrDatabaseUnavailable},
+	"not_available":          {store: user.ErrNotAvailable},
 	"unsupported_media_type": {spoil: func(r *request) {
 		r.Header = http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
 		r.Body = "tokens=1"
@@ -620,6 +625,7 @@ var provocations = map[string]provocation{
 	"listReservations validation_failed": withQuery("limit=0"),
 	"readFeed validation_failed":         withQuery("limit=0"),
 	"getUsage validation_failed":         withQuery("from=yesterday"),
+	"getAllUsage validation_failed":      withQuery("by=nothing"),
 	"deleteUser validation_failed":       withQuery("erase=yes"),
 }
 

@@ -115,6 +115,7 @@ func commonProblems(path, method string, item, call *yaml.Node) (codes []user.Co
 		keyed    = takes(item, "IdempotencyKey") || takes(call, "IdempotencyKey")
 		metrics  = path == "/metrics" // answered by Prometheus, which looks at no query
 		whoami   = path == "/whoami"  // everybody may
+		ordered  = path == "/ledger" || path == "/usage" // of all accounts
 		database = known && !metrics && !whoami && path != "/tiers"
 	)
 	add(keyed, errMalformedJSON.Code)
@@ -130,6 +131,7 @@ func commonProblems(path, method string, item, call *yaml.Node) (codes []user.Co
 	add(keyed, user.CodeKeyReused)
 	add(known && !metrics, errRateLimited.Code)
 	add(database, errInternal.Code)
+	add(ordered, user.CodeNotAvailable)
 	add(known, user.CodeOverloaded)
 	add(database, user.CodeDatabaseUnavailable)
 	return codes

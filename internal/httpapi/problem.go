@@ -58,6 +58,7 @@ var failures = []failure{
 	{user.ErrKeyReused, http.StatusUnprocessableEntity, "Idempotency key reused"},
 	{errRateLimited, http.StatusTooManyRequests, "Rate limited"},
 	{errInternal, http.StatusInternalServerError, "Internal error"},
+	{user.ErrNotAvailable, http.StatusNotImplemented, "Not available"},
 	{user.ErrOverloaded, http.StatusServiceUnavailable, "Overloaded"},
 	{user.ErrDatabaseUnavailable, http.StatusServiceUnavailable, "Database unavailable"},
 }

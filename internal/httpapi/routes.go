@@ -64,6 +64,7 @@ func (a *API) routes() chi.Router {
 	group(scope(auth.Export), func(r chi.Router) {
 		r.Use(a.refuseCrossSite)
 		r.Get("/users", a.handle(a.listUsers))
+		r.Get("/usage", a.handle(a.allUsage))
 	})
 	// Calls that wait for entries take neither a slot nor a deadline before they go on.
 	r.With(a.require(scope(auth.Export)), limited, a.readBody, a.refuseCrossSite).Get("/ledger", a.handle(a.feed))

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/viralpilot/user-management/internal/httpapi"
+	"github.com/viralpilot/user-management/internal/localpg/localpgtest"
+	"github.com/viralpilot/user-management/internal/user"
 )
 
 // days are those of a report that are not zero, as date:charged/refunded, and how many days it has.
@@ -148,6 +150,101 @@ func TestUsageDaysAreThoseOfTheZone(t *testing.T) {
 			}
 			if used, _ := s.days(id, ""); used != c.used {
 				t.Errorf("%q, want %q", used, c.used)
+			}
+		})
+	}
+}
+
+// folded adds up what there is.
+func (s *service) folded() {
+	s.t.Helper()
+	users := s.options.Users
+	fold := &user.Fold{Feed: s.options.Feed, Store: s.store, Rules: users.Rules, Dimensions: users.Dimensions}
+	last := len(s.get("/ledger").want(http.StatusOK)["entries"].([]any))
+	localpgtest.Await(s.t, "all is added up", func() bool {
+		most := int64(0)
+		if _, err := fold.Run(s.t.Context(), func(position int64) { most = position }); err != nil {
+			s.t.Fatal(err)
+		}
+		return most >= int64(last) || fold.Lag() == 0
+	})
+}
+
+// by is the usage of a path by day and value: those that are there.
+func (s *service) by(path string) (told string) {
+	s.t.Helper()
+	for _, d := range s.get(path).want(http.StatusOK)["days"].([]any) {
+		day := d.(m)
+		values := day["values"].([]any)
+		if len(values) == 0 {
+			continue
+		}
+		told += fmt.Sprintf(" %v %v/%v", day["date"].(string)[5:], day["tokens_charged"], day["tokens_refunded"])
+		if users, there := day["users"]; there {
+			told += fmt.Sprintf(" of %v", users)
+		}
+		for _, v := range values {
+			value := v.(m)
+			name := value["value"]
+			if name == nil {
+				name = "null"
+			}
+			told += fmt.Sprintf(" %v:%v/%v*%v", name, value["tokens_charged"], value["tokens_refunded"], value["entries"])
+		}
+	}
+	return strings.TrimSpace(told)
+}
+
+func TestUsage_ByDimension(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	a, b := s.account("basic", 0), s.account("tester", 0)
+	for _, c := range []struct {
+		id     string
+		tokens int
+		notes  m
+	}{
+		{a, 100, m{"feature": "captions", "model": "large"}},
+		{a, 20, m{"feature": "ideas"}},
+		{b, 3, m{"feature": "captions", "model": "small"}},
+		{b, 4, nil},
+	} {
+		body := m{"tokens_to_consume": c.tokens}
+		if c.notes != nil {
+			body["metadata"] = c.notes
+		}
+		s.post("/user/"+c.id+"/consume-tokens", body).want(http.StatusOK)
+	}
+	s.later(24 * time.Hour)
+	held := s.reserve(a, 50, m{"metadata": m{"feature": "captions", "model": "large"}})
+	entry := s.post(held+"/settle", m{"tokens_used": 30, "metadata": m{"model": "small"}}).want(http.StatusOK)["entry_id"].(string)
+	s.refund(a, entry, 10).want(http.StatusOK)
+	for i := range 2 {
+		when := []string{"live", "added up"}[i]
+		if i == 1 {
+			s.folded()
+		}
+		for path, want := range map[string]string{
+			"/user/" + a + "/usage?by=feature": "11-24 120/0 captions:100/0*1 ideas:20/0*1 11-25 30/10 captions:30/10*1",
+			"/user/" + a + "/usage?by=model":   "11-24 120/0 large:100/0*1 null:20/0*1 11-25 30/10 small:30/10*1",
+			"/user/" + b + "/usage?by=model":   "11-24 7/0 small:3/0*1 null:4/0*1",
+			"/usage?by=feature":                "11-24 127/0 of 2 captions:103/0*2 ideas:20/0*1 null:4/0*1 11-25 30/10 of 1 captions:30/10*1",
+			"/usage?by=tier":                   "11-24 127/0 of 2 basic:120/0*2 tester:7/0*2 11-25 30/10 of 1 basic:30/10*1",
+			"/usage?by=tier&to=2026-11-24":     "11-24 127/0 of 2 basic:120/0*2 tester:7/0*2",
+		} {
+			t.Run(path+" "+when, func(t *testing.T) {
+				if got := s.in(t).by(path); got != want {
+					t.Errorf("%q, want %q", got, want)
+				}
+			})
+		}
+	}
+	has(t, s.get("/usage").want(http.StatusOK), m{"total_charged": 157.0, "total_refunded": 10.0, "time_zone": "UTC"})
+	for _, path := range []string{"/usage?by=cost", "/usage?by=", "/user/" + a + "/usage?by=tier", "/user/" + a + "/usage?by=Feature"} {
+		t.Run(path+" is refused", func(t *testing.T) {
+			problem := s.in(t).get(path).wantProblem(http.StatusUnprocessableEntity, "validation_failed")
+			if got := problem["errors"].([]any)[0].(m)["field"]; got != "by" {
+				t.Errorf("%v is named", got)
 			}
 		})
 	}

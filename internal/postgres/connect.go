@@ -57,6 +57,7 @@ func Connect(ctx context.Context, o Options) (*Store, error) {
 		observer: o.Observer, groupSpan: o.GroupSpan,
 	}
 	s.erasePart.Store(maxErasePart)
+	s.foldPart.Store(maxFoldPart)
 	if s.observer == nil {
 		s.observer = nopObserver{}
 	}

@@ -12,7 +12,7 @@ import (
 
 // An account is erased in parts, so that no transaction is longer than its part. First an update marks it, from when on no
 // command changes it, and makes the row of its pseudonym. Then its entries and reservations move there, the oldest
-// first, then its name leaves the entries of others, and with the last part the account itself moves. Ids of
+// first, then its name leaves the entries of others, what it has used goes over, and with the last part the account itself moves. Ids of
 // accounts are never updated, since tables may be distributed by them: rows are copied and the originals deleted. At
 // every moment each entry has an account, and the two halves of a ledger make one chain.
 
@@ -64,6 +64,15 @@ const (
 	clearActor = `UPDATE viralpilot.ledger SET actor = NULL WHERE (cognito_user_id, entry_id) IN (
 			SELECT cognito_user_id, entry_id FROM viralpilot.ledger
 			WHERE actor = 'cognito:' || $1::text AND actor LIKE 'cognito:%' LIMIT $2)`
+
+	// What of the account's usage had been added up under the pseudonym already is added to.
+	moveUsage = `WITH moved AS (
+			DELETE FROM viralpilot.usage_days WHERE (cognito_user_id, day, dimension, value) IN (
+				SELECT cognito_user_id, day, dimension, value FROM viralpilot.usage_days
+				WHERE cognito_user_id = $1 ORDER BY day, dimension, value LIMIT $3)
+			RETURNING day, dimension, value, charged, refunded, entries)
+		INSERT INTO viralpilot.usage_days AS u (cognito_user_id, day, dimension, value, charged, refunded, entries)
+		SELECT $2, day, dimension, value, charged, refunded, entries FROM moved ` + addDay
 
 	deleteUserdata = `DELETE FROM viralpilot.userdata WHERE cognito_user_id = $1`
 )
@@ -134,6 +143,14 @@ func movePart(ctx context.Context, conn *pgxpool.Conn, id string, part int) (don
 	}
 	cleared, err := conn.Exec(ctx, clearActor, id, part)
 	if err != nil || cleared.RowsAffected() == int64(part) {
+		return false, err
+	}
+	// No entry has the account's name any more, so nothing is added up under it once what is being folded has ended.
+	if _, err := conn.Exec(ctx, holdFold); err != nil {
+		return false, err
+	}
+	moved, err := conn.Exec(ctx, moveUsage, id, pseudonym, part)
+	if err != nil || moved.RowsAffected() == int64(part) {
 		return false, err
 	}
 	return true, moveAccount(ctx, conn, *account, pseudonym)

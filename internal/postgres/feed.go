@@ -64,6 +64,9 @@ func (h *horizon) settle(oldest int64) {
 
 // Horizon implements [user.FeedStore]. Each of its statements is a transaction of its own.
 func (s *Store) Horizon(ctx context.Context) (user.Horizon, error) {
+	if err := s.wholeLedger(ctx); err != nil {
+		return user.Horizon{}, err
+	}
 	h := &s.horizon
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -592,6 +593,50 @@ func TestOpen_EarlierVersionWritesWhileIndexesAreBuilt(t *testing.T) {
 	if got := db.counters("u"); got != "R 998 U 2 T 0 W 0 G 1000 E 0 C 0 H 0 open 0 period 24323" {
 		t.Error(got)
 	}
+}
+
+// manual returns the SQL in the operator's manual that begins after a text.
+func manual(t *testing.T, after string) string {
+	t.Helper()
+	text, err := os.ReadFile("../../cmd/user-management/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(text), after)
+	_, rest, block := strings.Cut(rest, "```sql\n")
+	sql, _, end := strings.Cut(rest, "```")
+	if !found || !block || !end {
+		t.Fatalf("the manual has no SQL after %q", after)
+	}
+	return sql
+}
+
+func TestOpen_RolledBackByTheManualAndForwardAgain(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.New(t)
+	db := connect(t, url)
+	fold, s, store := foldOf(t, url)
+	create(t, store, "u", 100)
+	do(t, s, "u", user.Consume{Tokens: 1, Meta: notes("feature", "captions")})
+	folded(t, fold, db)
+	schema := db.schema()
+	for range 2 {
+		db.Exec(manual(t, "until this lets it write"))
+		db.Exec(earlierInsertEntries, earlierEntry("u", 98)...)
+		again := open(t, url)
+		if got := db.schema(); got != schema {
+			t.Errorf("the schema is\n%s\nand was\n%s", got, schema)
+		}
+		if _, err := db.Conn.Exec(t.Context(), earlierInsertEntries, earlierEntry("u", 97)...); err == nil {
+			t.Error("the earlier version writes on")
+		}
+		if _, err := again.Account(t.Context(), "u"); err != nil {
+			t.Error(err)
+		}
+	}
+	wantUsage(t, s, db, "u")
+	folded(t, fold, db)
+	wantUsage(t, s, db, "u")
 }
 
 func TestOpen_MigrationHasNoTimeouts(t *testing.T) {

@@ -140,13 +140,6 @@ const (
 			WHERE low < high)
 		SELECT low FROM search WHERE low >= high`
 
-	// width_bucket numbers the stretches between the bounds, from 1.
-	selectUsage = `SELECT width_bucket(created_at, $2::timestamptz[]) AS stretch,
-			coalesce(sum(tokens_charged), 0), coalesce(sum(coalesce(tokens_refunded, amount)) FILTER (WHERE kind = 'refund'), 0)
-		FROM viralpilot.ledger
-		WHERE cognito_user_id = $1 AND created_at >= $3 AND created_at < $4 AND entry_id >= $5 AND entry_id < $6
-		GROUP BY stretch`
-
 	// No more than $6 accounts are looked at. The last of these is on the page whether it fits or not, so that the next one
 	// can go on from there. The side rows are looked up one by one: a join could read all of them.
 	selectAccounts = `SELECT ` + accountColumns + `, fits AND ` + notErased + `, place = $6

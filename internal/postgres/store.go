@@ -41,9 +41,12 @@ type Store struct {
 	clockOffset atomic.Int64
 	// erasePart is how many rows of an account that is being erased are moved at a time.
 	erasePart atomic.Int32
+	// foldPart is how many ids are folded at a time.
+	foldPart  atomic.Int32
 	observer  Observer
 	groupSpan func([]context.Context) (context.Context, func())
 	horizon   horizon
+	whole     whole
 	// probe has one connection of its own, so that a pool that is used up does not make the database look dead.
 	probe *pgxpool.Pool
 }
@@ -52,6 +55,7 @@ var (
 	_ user.Store        = (*Store)(nil)
 	_ user.LedgerReader = (*Store)(nil)
 	_ user.FeedStore    = (*Store)(nil)
+	_ user.FoldStore    = (*Store)(nil)
 )
 
 // Create implements [user.Store].
@@ -269,30 +273,6 @@ func (s *Store) Reservations(ctx context.Context, accountID string, q user.Reser
 		return conn.SendBatch(ctx, &b).Close()
 	})
 	return page, err
-}
-
-// Usage implements [user.Store].
-func (s *Store) Usage(ctx context.Context, accountID string, bounds []time.Time) ([]user.Usage, error) {
-	sums := make([]user.Usage, len(bounds)-1)
-	err := s.read(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
-		from, to := bounds[0], bounds[len(bounds)-1]
-		low, high, err := entryRange(ctx, conn, accountID, from, to)
-		if err != nil {
-			return err
-		}
-		rows, err := conn.Query(ctx, selectUsage, accountID, bounds, from, to, low, high)
-		if err != nil {
-			return err
-		}
-		var stretch int
-		var sum user.Usage
-		_, err = pgx.ForEachRow(rows, []any{&stretch, &sum.Charged, &sum.Refunded}, func() error {
-			sums[stretch-1] = sum
-			return nil
-		})
-		return err
-	})
-	return sums, err
 }
 
 // Accounts implements [user.Store]. Where no prefix is given, a page costs no more than a look at maxLooks accounts,

@@ -607,7 +607,7 @@ func TestStoreEntries_CostIsThatOfThePage(t *testing.T) {
 			return err
 		},
 		"the usage of an hour": func() error {
-			_, err := store.Usage(t.Context(), "u", []time.Time{begin, begin.Add(time.Hour)})
+			_, err := store.Usage(t.Context(), "u", user.UsageDays{Days: []time.Time{begin}, Bounds: []time.Time{begin, begin.Add(time.Hour)}})
 			return err
 		},
 	} {

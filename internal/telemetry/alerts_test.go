@@ -47,6 +47,7 @@ const (
 	oldest   = `user_management_oldest_due_reservation_age_seconds{JOB}`
 	offset   = `user_management_clock_offset_seconds{JOB}`
 	feedLag  = `user_management_feed_lag_seconds{JOB}`
+	foldLag  = `user_management_usage_fold_lag_seconds{JOB}`
 	issuer   = `user_management_token_issuer_reachable{JOB}`
 	open     = `user_management_open{JOB}`
 	cert     = `user_management_tls_certificate_expires_timestamp_seconds{JOB}`
@@ -158,6 +159,13 @@ var incidents = []incident{
 		12, none,
 		"A transaction that stays open keeps entries out of the feed",
 		seriesOf{feedLag: "60x30"},
+	},
+	{
+		"UserManagementUsageBehind",
+		seriesOf{foldLag: "0x5 0+60x20"},
+		20, none,
+		"The usage that is added up has been behind the ledger for 14m 0s",
+		seriesOf{foldLag: "300x40"},
 	},
 	{
 		"UserManagementIssuerUnreachable",

@@ -40,10 +40,11 @@ type Metrics struct {
 	open          prometheus.Gauge
 }
 
-// Tasks of the sweep, which fail each by itself.
+// Tasks of the background, which fail each by itself.
 const (
 	SweepReservations = "reservations"
 	SweepErases       = "erases"
+	SweepUsage        = "usage"
 )
 
 // NewMetrics returns metrics that all stand at zero, for this version and commit. The codes are those that problems may
@@ -111,7 +112,7 @@ func NewMetrics(version, commit string, codes []user.Code) *Metrics {
 	for _, code := range codes {
 		m.problems.WithLabelValues(string(code))
 	}
-	for _, task := range []string{SweepReservations, SweepErases} {
+	for _, task := range []string{SweepReservations, SweepErases, SweepUsage} {
 		m.sweepFailures.WithLabelValues(task)
 	}
 	return m
@@ -260,6 +261,14 @@ func (m *Metrics) FeedLag(read func() time.Duration) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "user_management_feed_lag_seconds",
 		Help: "How long the feed of all entries has kept some back for a transaction that began before them and has not ended.",
+	}, func() float64 { return read().Seconds() }))
+}
+
+// FoldLag adds how long the usage has been behind the ledger, which read returns whenever the metrics are read.
+func (m *Metrics) FoldLag(read func() time.Duration) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "user_management_usage_fold_lag_seconds",
+		Help: "How long the usage that is added up has been behind the entries that are settled.",
 	}, func() float64 { return read().Seconds() }))
 }
 

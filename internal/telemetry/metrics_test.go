@@ -36,6 +36,7 @@ func used() *Metrics {
 	m.Group(2, time.Millisecond)
 	m.Retry()
 	m.FeedLag(func() time.Duration { return 1500 * time.Millisecond })
+	m.FoldLag(func() time.Duration { return 2 * time.Second })
 	m.Pool(func() PoolStats { return PoolStats{Acquired: 1, Idle: 2, Max: 8, Waits: 3, WaitTime: 4 * time.Second} })
 	m.Certificate(func() time.Time { return time.Unix(1814400000, 0) }, func() int64 { return 1 })
 	m.KeyExpiries(func() map[string]time.Time { return map[string]time.Time{"postpilot": time.Unix(1814400000, 0)} })
@@ -87,6 +88,7 @@ user_management_problems_total{code="internal"} 0
 # TYPE user_management_sweep_failures_total counter
 user_management_sweep_failures_total{task="erases"} 1
 user_management_sweep_failures_total{task="reservations"} 0
+user_management_sweep_failures_total{task="usage"} 0
 # HELP user_management_oldest_due_reservation_age_seconds How long ago the oldest reservation ran out that the last sweep has left open; 0 when it left none.
 # TYPE user_management_oldest_due_reservation_age_seconds gauge
 user_management_oldest_due_reservation_age_seconds 90

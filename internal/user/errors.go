@@ -30,6 +30,7 @@ const (
 	CodeRefundTooLate        Code = "refund_too_late"
 	CodeOverloaded           Code = "overloaded"
 	CodeDatabaseUnavailable  Code = "database_unavailable"
+	CodeNotAvailable         Code = "not_available"
 	CodeInternal             Code = "internal"
 )
 
@@ -95,6 +96,7 @@ var (
 	ErrRefundExceedsCharge  = &Error{Code: CodeRefundExceedsCharge, Detail: "That is more than is left of what the entry charged."}
 	ErrOverloaded           = &Error{Code: CodeOverloaded, Outcome: OutcomeNone, Detail: "The service is overloaded; nothing was done. Try again shortly."}
 	ErrDatabaseUnavailable  = &Error{Code: CodeDatabaseUnavailable, Outcome: OutcomeNone, Detail: "The database is not available; nothing was done. Try again shortly."}
+	ErrNotAvailable         = &Error{Code: CodeNotAvailable, Detail: "This is not available here: the ledger is distributed over several servers and has no order of all entries."}
 	ErrOutcomeUnknown       = &Error{Code: CodeDatabaseUnavailable, Outcome: OutcomeUnknown, Detail: "The database did not answer whether the change was made. Send it again with the same Idempotency-Key."}
 )
 

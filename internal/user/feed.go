@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// FeedStore reads the entries of all accounts in the order of their ids. Its errors are those of [Store].
+// FeedStore reads the entries of all accounts in the order of their ids. Its errors are those of [Store], and
+// [ErrNotAvailable] where there is no such order.
 type FeedStore interface {
 	// Horizon looks how far the ledger is settled.
 	Horizon(ctx context.Context) (Horizon, error)
@@ -122,6 +123,14 @@ func (f *Feed) Latest(ctx context.Context) (int64, error) {
 		err = ErrOverloaded
 	}
 	return h.ID, err
+}
+
+// settled looks up to which id the ledger is settled.
+func (f *Feed) settled(ctx context.Context) (int64, error) {
+	err := f.look(ctx)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.horizon.ID, err
 }
 
 // Page reads a page. It costs what it looks at, however long the ledger is.

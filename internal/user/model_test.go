@@ -183,6 +183,11 @@ func (s *oneAccount) AccountTotals(_ context.Context, after string, _ int) ([]us
 	return []user.AccountTotals{{Account: s.account, Totals: *s.totals()}}, nil
 }
 
+// UsageDifferences finds none: nothing is added up here.
+func (s *oneAccount) UsageDifferences(context.Context, []string) ([]user.UsageDifference, error) {
+	return nil, nil
+}
+
 func (s *oneAccount) AccountsWithDueHold(_ context.Context, now time.Time, after string, _ int) (ids []string, err error) {
 	if open := s.open(); after == "" && len(open) > 0 && !open[0].ExpiresAt.After(now) {
 		ids = append(ids, s.account.ID)

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -18,6 +20,8 @@ type Service struct {
 	Rules Rules
 	// Now is the clock; it is read once per operation.
 	Now func() time.Time
+	// Dimensions are the names in metadata whose values usage is told by.
+	Dimensions []string
 	// Observer is told what happened; nil for none.
 	Observer Observer
 	// Span begins a span around an operation, to be ended with its outcome; nil for none. A command's operation is the
@@ -291,17 +295,35 @@ func (s *Service) Usage(ctx context.Context, id string, q UsageQuery) (_ UsageRe
 	if _, err := s.Account(ctx, id); err != nil {
 		return UsageReport{}, err
 	}
+	return s.usage(q, now, s.Dimensions, func(days UsageDays) ([]UsageRow, error) { return s.Store.Usage(ctx, id, days) })
+}
+
+// AllUsage is Usage of all accounts together, also by their tiers.
+func (s *Service) AllUsage(ctx context.Context, q UsageQuery) (_ UsageReport, err error) {
+	ctx, end := s.begin(ctx, "all usage")
+	defer func() { end(err) }()
+	return s.usage(q, s.now(), append(slices.Clone(s.Dimensions), TierDimension), func(days UsageDays) ([]UsageRow, error) {
+		return s.Store.AllUsage(ctx, days)
+	})
+}
+
+func (s *Service) usage(q UsageQuery, now time.Time, dimensions []string, read func(UsageDays) ([]UsageRow, error)) (UsageReport, error) {
+	if q.By != "" && !slices.Contains(dimensions, q.By) {
+		message := "names no dimension: usage is told by none"
+		if len(dimensions) > 0 {
+			message = "must be one of: " + strings.Join(dimensions, ", ")
+		}
+		return UsageReport{}, invalid("by", message)
+	}
 	days, err := s.Rules.usageDays(q, now)
 	if err != nil {
 		return UsageReport{}, err
 	}
-	bounds := make([]time.Time, 0, len(days)+1)
-	for _, day := range days {
-		bounds = append(bounds, s.Rules.dayStart(day.Date()))
+	rows, err := read(days)
+	if err != nil {
+		return UsageReport{}, err
 	}
-	bounds = append(bounds, s.Rules.dayStart(days[len(days)-1].AddDate(0, 0, 1).Date()))
-	sums, err := s.Store.Usage(ctx, id, bounds)
-	return UsageReport{Zone: s.Rules.ResetZone, Days: days, Sums: sums}, err
+	return s.Rules.report(days, rows), nil
 }
 
 // begin begins a span where there are any.

@@ -42,9 +42,14 @@ type Store interface {
 	// Reservations reads a page of an account's reservations, by expiry, then id.
 	Reservations(ctx context.Context, accountID string, query ReservationQuery) ([]Reservation, error)
 
-	// Usage sums what an account was charged and refunded between bounds, which are in rising order: element i of the
-	// answer is for the time from bounds[i] (inclusive) to bounds[i+1] (exclusive).
-	Usage(ctx context.Context, accountID string, bounds []time.Time) ([]Usage, error)
+	// Usage reads what an account was charged and refunded on days: a row for each day and, where a dimension is named,
+	// one for each of its values; the largest by their names, the rest as OtherValue. Where there was nothing there is no
+	// row.
+	Usage(ctx context.Context, accountID string, days UsageDays) ([]UsageRow, error)
+
+	// AllUsage is Usage of all accounts together. It returns ErrOverloaded when too much is still to be added up, and
+	// ErrNotAvailable where the ledger has no order of all entries.
+	AllUsage(ctx context.Context, days UsageDays) ([]UsageRow, error)
 
 	// Accounts reads a page of all accounts, by id, as they were last committed. The next page is that of the query with
 	// After set to after; empty when there is none. A page may be short, or empty, although there is a next one.

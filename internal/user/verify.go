@@ -3,6 +3,7 @@ package user
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -16,6 +17,15 @@ type LedgerReader interface {
 	TopUps(ctx context.Context, accountIDs []string, afterEntries []int64) ([]TopUpTotals, error)
 	// AccountTotals reads up to limit accounts with ids greater than after, in their order.
 	AccountTotals(ctx context.Context, after string, limit int) ([]AccountTotals, error)
+	// UsageDifferences reads where the usage of accounts that is added up is not what their entries up to there add up to.
+	// It says nothing of accounts with very many entries, and while days are being added up again.
+	UsageDifferences(ctx context.Context, accountIDs []string) ([]UsageDifference, error)
+}
+
+// UsageDifference is usage that is added up, and what the entries say. The dimension is empty for all of an account.
+type UsageDifference struct {
+	AccountID, Dimension, Value string
+	Kept, Entries               Usage
 }
 
 // ChainEntry is one entry of an account's chain. Of the entry, only what is a number or a kind is read.
@@ -56,11 +66,17 @@ type VerifySummary struct {
 	Accounts, Entries, Discrepancies int
 }
 
-// Entries and accounts are read in pages of this many.
-const verifyPage = 5000
+// Entries and accounts are read in pages of this many. Of the accounts of a page, one in usageSample has its usage held
+// against its entries, usagePage at a time.
+const (
+	verifyPage  = 5000
+	usageSample = 50
+	usagePage   = 20
+)
 
 // Verify checks what rule 12 promises of every account: each entry continues the one before, the last one explains the
-// account's counters, and the open reservations what is held. Entries before since are taken as checked; accounts are
+// account's counters, and the open reservations what is held. Of a sample of accounts the usage that is added up is what the
+// entries say. Entries before since are taken as checked; accounts are
 // always all checked. It reads in pages while the service runs, and calls report for each discrepancy. No account may
 // have been granted a period later than that of now.
 func (r Rules) Verify(ctx context.Context, reader LedgerReader, since, now time.Time, report func(Discrepancy)) (VerifySummary, error) {
@@ -211,10 +227,38 @@ func (v *verification) accounts(ctx context.Context) error {
 				v.fail(t.Account.ID, "%s", problem)
 			}
 		}
+		if err := v.usage(ctx, page); err != nil {
+			return err
+		}
 		if len(page) < verifyPage {
 			return nil
 		}
 	}
+}
+
+// usage checks a sample of a page of accounts. The entries of those that are erased do not say any more what they were for.
+func (v *verification) usage(ctx context.Context, page []AccountTotals) error {
+	var ids []string
+	for i := 0; i < len(page); i += usageSample {
+		if form := page[i].Account.SideRow; form != ErasedSideRow && form != MovingSideRow {
+			ids = append(ids, page[i].Account.ID)
+		}
+	}
+	for part := range slices.Chunk(ids, usagePage) {
+		differences, err := v.reader.UsageDifferences(ctx, part)
+		if err != nil {
+			return err
+		}
+		for _, d := range differences {
+			of := "the usage"
+			if d.Dimension != "" {
+				of = fmt.Sprintf("the usage with the %s %q", d.Dimension, d.Value)
+			}
+			v.fail(d.AccountID, "%s is kept as %d tokens charged and %d refunded by %d entries, the ledger has %d and %d by %d", of,
+				d.Kept.Charged, d.Kept.Refunded, d.Kept.Entries, d.Entries.Charged, d.Entries.Refunded, d.Entries.Entries)
+		}
+	}
+	return nil
 }
 
 // problems says in what an account disagrees with its ledger, its reservations or itself.
