@@ -27,6 +27,7 @@ Commands:
   serve       migrate the database and serve the API (the default)
   migrate     migrate the database and stop
   verify      hold every account against its ledger
+  fold        add up the usage of past days again
   apikey new  make an API key
   health      ask a service on this machine for its health
   version     print version and commit, as does --version
@@ -49,6 +50,15 @@ disagree. The exit status is 1 when some do.
 
   --since TIME    check only ledger entries from this time on (2026-11-24 or 2026-11-24T10:00:00Z)
   --reconcile ID  accept the balance of this account, changed by hand, by writing an entry for it
+`,
+	"fold": `Usage: user-management fold --from DAY
+
+Adds up the usage of the days from DAY on again, in the time zone and by the dimensions that are set now. It may run beside
+the service, which goes on with it where it is ended. Usage of single users is right meanwhile; that of all is refused until
+few entries are left. The tiers stay as they were. It is refused where entries of these days have been archived, or belong
+to users who have been erased since.
+
+  --from DAY  the first day (2026-11-01)
 `,
 	"apikey new": `Usage: user-management apikey new --name NAME --scopes SCOPE,SCOPE [--expires DAY] [--comment TEXT]
 
@@ -120,6 +130,8 @@ func run(args []string, stdout io.Writer) error {
 		do = health(flags)
 	case "verify":
 		do = configured(verify(flags))
+	case "fold":
+		do = configured(fold(flags))
 	case "apikey new":
 		do = newAPIKey(flags)
 	case "version":
@@ -225,6 +237,28 @@ func verify(flags *flag.FlagSet) func(context.Context, config.Config, io.Writer)
 			return app.Reconcile(ctx, cfg, *reconcile, stdout)
 		}
 		return app.Verify(ctx, cfg, since, stdout)
+	}
+}
+
+// day reads a flag that is a date.
+func day(flags *flag.FlagSet, name string) *time.Time {
+	var date time.Time
+	flags.Func(name, "", func(s string) (err error) {
+		if date, err = time.Parse(time.DateOnly, s); err != nil {
+			return errors.New("want a day such as 2026-11-24")
+		}
+		return nil
+	})
+	return &date
+}
+
+func fold(flags *flag.FlagSet) func(context.Context, config.Config, io.Writer) error {
+	from := day(flags, "from")
+	return func(ctx context.Context, cfg config.Config, stdout io.Writer) error {
+		if from.IsZero() {
+			return errors.New("want: user-management fold --from DAY (see fold --help)")
+		}
+		return app.FoldAgain(ctx, cfg, *from, stdout, os.Stderr)
 	}
 }
 
