@@ -12,7 +12,7 @@ SOURCES := cmd internal migrations
 # `make build` stamps instead.
 export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -buildvcs=false)
 
-.PHONY: help run test test-rules test-browser test-proxy test-alerts test-faults test-pgbouncer soak bench lint fmt build sbom dev go compiler curl wrk haproxy pgbouncer chromium prometheus
+.PHONY: help run test test-rules test-browser test-proxy test-alerts test-faults test-pgbouncer soak bench bench-compare lint fmt build sbom dev go compiler curl wrk haproxy pgbouncer chromium prometheus
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -42,8 +42,11 @@ soak: dev ## Let 64 clients work for ten minutes (SOAK_DURATION) while things fa
 	@bin/dev ensure-postgres
 	$(GO) test -tags soak -count=1 -timeout 60m -v -run TestSoak ./cmd/user-management
 
-bench: go wrk ## Measure the service on a PostgreSQL of its own; BENCH_JSON=file keeps the figures
+bench: go wrk ## Measure the service on a PostgreSQL of its own; BENCH_FIGURES=consume,floor chooses, BENCH_JSON=file keeps the figures
 	@$(GO) run ./cmd/bench
+
+bench-compare: go wrk ## Measure the working tree against another version: BASE=main BENCH_FIGURES=consume,status BENCH_SLOW_COMMITS=5ms
+	@$(GO) run ./cmd/bench compare "$(or $(BASE),main)"
 
 test-proxy: dev haproxy ## Test the proxy of docker-compose.yml's profile "scale" with the haproxy of this machine
 	@bin/dev ensure-postgres

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -20,20 +19,25 @@ import (
 	"github.com/viralpilot/user-management/internal/localpg"
 )
 
-// accounts is how many there are: user-1 to user-100000, each with top-ups that no measurement uses up.
+// accounts is how many there are unless a figure is about more of them.
 const accounts = 100_000
 
-// bed is what is measured on: a database, and one running service.
+// balance is what each account has, more than all measurements use up; the tier of most grants it every month.
+const balance = 1_500_000_000
+
+// longestCommitDelay is as far as commit_delay goes.
+const longestCommitDelay = 100 * time.Millisecond
+
+// bed is what is measured on: a PostgreSQL server.
 type bed struct {
-	settings settings
-	dir      string
-	binary   string
-	database *localpg.Server
-	service  *service
-	// residentMiB is the service's resident memory at the end of the latest consume under load.
-	residentMiB float64
+	settings   settings
+	dir        string
+	server     *localpg.Server
+	postmaster int
+	subjects   []*subject
 }
 
+// newBed starts the server. The caller closes the bed.
 func newBed(ctx context.Context, s settings) (_ *bed, err error) {
 	if err := localpg.EnsureBinaries(ctx, os.Stderr); err != nil {
 		return nil, err
@@ -50,30 +54,155 @@ func newBed(ctx context.Context, s settings) (_ *bed, err error) {
 			err = errors.Join(err, b.close())
 		}
 	}()
-	b.binary = filepath.Join(b.dir, "user-management")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", b.binary, "./cmd/user-management")
+	if b.server, err = localpg.New(localpg.Options{Dir: filepath.Join(b.dir, "postgres"), Durable: true}); err != nil {
+		return nil, err
+	}
+	if err := b.startServer(ctx); err != nil {
+		return nil, err
+	}
+	// A checkpoint makes what comes after it write whole pages into the log, which would hit now one figure and now
+	// another. What that costs is for the measurements of growth.
+	return b, b.set(ctx, map[string]string{
+		"checkpoint_timeout": "1h", "max_wal_size": "20GB", "commit_siblings": "0",
+		"commit_delay": microseconds(s.SlowCommits),
+	})
+}
+
+func (b *bed) startServer(ctx context.Context) error {
+	if err := b.server.Start(ctx); err != nil {
+		return err
+	}
+	return b.query(ctx, "postgres", func(conn *pgx.Conn) error {
+		stat, err := readStat(int(conn.PgConn().PID()))
+		b.postmaster = stat.parent
+		return err
+	})
+}
+
+func (b *bed) close() error {
+	var err error
+	for _, s := range b.subjects {
+		err = errors.Join(err, s.stop())
+	}
+	if b.server != nil {
+		err = errors.Join(err, b.server.Stop())
+	}
+	return errors.Join(err, os.RemoveAll(b.dir))
+}
+
+func microseconds(d time.Duration) string { return strconv.FormatInt(d.Microseconds(), 10) }
+
+// set changes settings of the server that it takes over at once.
+func (b *bed) set(ctx context.Context, values map[string]string) error {
+	var statements []string
+	for name, value := range values {
+		statements = append(statements, fmt.Sprintf("ALTER SYSTEM SET %s = '%s'", name, value))
+	}
+	return b.sql(ctx, "postgres", append(statements, "SELECT pg_reload_conf()")...)
+}
+
+// sql runs statements, each string in a transaction of its own.
+func (b *bed) sql(ctx context.Context, database string, statements ...string) error {
+	return b.query(ctx, database, func(conn *pgx.Conn) error {
+		for _, s := range statements {
+			if _, err := conn.Exec(ctx, s); err != nil {
+				return fmt.Errorf("%w: %s", err, s)
+			}
+		}
+		return nil
+	})
+}
+
+func (b *bed) query(ctx context.Context, database string, use func(*pgx.Conn) error) (err error) {
+	conn, err := pgx.Connect(ctx, b.server.URL(database))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
+	return use(conn)
+}
+
+// build makes the binary of that name from the source in dir, as `make build` does.
+func (b *bed) build(ctx context.Context, dir, name string) error {
+	say("building %s", name)
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w",
+		"-o", filepath.Join(b.dir, name), "./cmd/user-management")
+	build.Dir = dir
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	build.Stderr = os.Stderr
+	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	if err := build.Run(); err != nil {
-		return nil, fmt.Errorf("build: %w", err)
+		return fmt.Errorf("build of %s: %w", name, err)
 	}
-	if b.database, err = localpg.New(localpg.Options{Dir: filepath.Join(b.dir, "postgres"), Durable: true}); err != nil {
+	return nil
+}
+
+func say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "%s  %s\n", time.Now().Format(time.TimeOnly), fmt.Sprintf(format, args...))
+}
+
+// subject is one version of the service with a database of its own.
+type subject struct {
+	*bed
+	database string
+	binary   string
+	accounts int
+	// periods is whether the database has the columns of granted periods, which came with migration 4.
+	periods bool
+	// running are the service, then other replicas of it and the floor server where a figure has asked for them.
+	running []*process
+	floor   *process
+	// ownTables is whether pgbench and the floor server have their tables.
+	ownTables bool
+}
+
+// newSubject starts the binary on a new database of that name, and gives it accounts and entries, of which there are a
+// multiple.
+func (b *bed) newSubject(ctx context.Context, database, binary string, accounts, entries int) (*subject, error) {
+	s := &subject{bed: b, database: database, binary: filepath.Join(b.dir, binary), accounts: accounts}
+	b.subjects = append(b.subjects, s)
+	if err := b.sql(ctx, "postgres", "CREATE DATABASE "+database); err != nil {
 		return nil, err
 	}
-	if err := b.database.Start(ctx); err != nil {
+	if _, err := s.start(ctx); err != nil {
 		return nil, err
 	}
-	if b.service, err = b.start(ctx, "service"); err != nil {
+	say("loading %d accounts and %d entries into the database %s", accounts, entries, database)
+	if err := s.load(ctx, entries); err != nil {
 		return nil, err
 	}
-	return b, b.sql(ctx, fmt.Sprintf(`
-		INSERT INTO viralpilot.userdata (cognito_user_id, subscription_tier, tokens_remaining, last_token_reset_date)
-			SELECT 'user-' || i, 'creator', 1500000000, now() FROM generate_series(1, %[1]d) AS i;
-		INSERT INTO viralpilot.account_state (cognito_user_id, allowance, granted_period)
-			SELECT 'user-' || i, 1500000000, %[2]d FROM generate_series(1, %[1]d) AS i;
-		INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, top_ups_amount, period, created_at)
-			SELECT 'user-' || i, 'opening', 1500000000, 1500000000, 0, 0, %[2]d, now() FROM generate_series(1, %[1]d) AS i`,
-		accounts, period(time.Now())),
+	_, err := s.wrk(ctx, wrkRun{url: s.running[0].url, connections: 64, script: luaWarm, time: 2 * time.Second})
+	return s, err
+}
+
+// load fills the database past the service, with what it would have written itself: accounts user-1, … whose tier
+// grants the balance, and as many others topup-1, … that have it from top-ups.
+func (s *subject) load(ctx context.Context, entries int) error {
+	if err := s.query(ctx, s.database, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM information_schema.columns
+			WHERE table_schema = 'viralpilot' AND table_name = 'account_state' AND column_name = 'granted_period')`).Scan(&s.periods)
+	}); err != nil {
+		return err
+	}
+	sideColumns, sideOfAllowance, sideOfTopUps, ledgerColumns, ledgerValues := "", "", "", "", ""
+	if s.periods {
+		sideColumns = ", allowance, granted_period"
+		sideOfAllowance = fmt.Sprintf(", %d, %d", balance, period(time.Now()))
+		sideOfTopUps = fmt.Sprintf(", 0, %d", period(time.Now()))
+		ledgerColumns, ledgerValues = ", top_ups_amount, period", fmt.Sprintf(", 0, %d", period(time.Now()))
+	}
+	return s.sql(ctx, s.database,
+		fmt.Sprintf(`INSERT INTO viralpilot.userdata (cognito_user_id, subscription_tier, tokens_remaining, last_token_reset_date)
+			SELECT 'user-' || i, 'creator', %[1]d, now() FROM generate_series(1, %[2]d) AS i
+			UNION ALL SELECT 'topup-' || i, 'free', %[1]d, now() FROM generate_series(1, %[3]d) AS i`, balance, s.accounts, accounts),
+		fmt.Sprintf(`INSERT INTO viralpilot.account_state (cognito_user_id, top_ups%s)
+			SELECT 'user-' || i, 0%s FROM generate_series(1, %d) AS i
+			UNION ALL SELECT 'topup-' || i, %d%s FROM generate_series(1, %d) AS i`,
+			sideColumns, sideOfAllowance, s.accounts, balance, sideOfTopUps, accounts),
+		// Consumes that cost nothing stand for those of the past, so that the newest entry of each account explains its row.
+		fmt.Sprintf(`INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, tokens_charged, created_at%s)
+			SELECT 'user-' || i, CASE n WHEN 1 THEN 'opening' ELSE 'consume' END, CASE n WHEN 1 THEN %[2]d ELSE 0 END, %[2]d, 0, 0, now()%[3]s
+			FROM generate_series(1, %[4]d) AS n, generate_series(1, %[5]d) AS i`,
+			ledgerColumns, balance, ledgerValues, entries/s.accounts, s.accounts),
 		// The analysis of an empty table would make PostgreSQL plan it as one without pages, and read all of it ever after.
 		"VACUUM ANALYZE viralpilot.userdata, viralpilot.account_state, viralpilot.ledger", "CHECKPOINT")
 }
@@ -84,85 +213,67 @@ func period(t time.Time) int {
 	return 12*year + int(month)
 }
 
-func (b *bed) close() error {
-	var err error
-	if b.service != nil {
-		err = b.service.stop()
-	}
-	if b.database != nil {
-		err = errors.Join(err, b.database.Stop())
-	}
-	return errors.Join(err, os.RemoveAll(b.dir))
-}
-
-func (b *bed) url() string { return b.database.URL("postgres") }
-
-// sql runs statements, each string in a transaction of its own.
-func (b *bed) sql(ctx context.Context, statements ...string) error {
-	conn, err := pgx.Connect(ctx, b.url())
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	for _, s := range statements {
-		if _, err := conn.Exec(ctx, s); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// growLedger fills the ledger up to n entries, as consumes of all accounts that took place before. The balances are
-// laid out so that the newest entry of each account still explains its row.
-func (b *bed) growLedger(ctx context.Context, n int) error {
-	fmt.Fprintf(os.Stderr, "%s  loading a ledger of %d entries\n", time.Now().Format(time.TimeOnly), n)
-	return b.sql(ctx, fmt.Sprintf(`
-		INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, tokens_charged, top_ups_amount, period, created_at)
-			SELECT u.cognito_user_id, 'consume', 0, u.tokens_remaining, u.tokens_used_this_month, 0, 0, %d, now()
-			FROM generate_series(1, %d) AS i, viralpilot.userdata u`, period(time.Now()), n/accounts),
-		"VACUUM ANALYZE viralpilot.ledger", "CHECKPOINT")
-}
-
-// service is the binary while it serves, with its log in a file.
-type service struct {
-	cmd *exec.Cmd
-	url string
-}
-
-// start starts a service and waits until it is healthy.
-func (b *bed) start(ctx context.Context, name string) (*service, error) {
-	log, err := os.Create(filepath.Join(b.dir, name+".log"))
-	if err != nil {
-		return nil, err
-	}
-	defer log.Close()
+// start starts one more replica of the service.
+func (s *subject) start(ctx context.Context) (*process, error) {
 	port, err := freePort()
 	if err != nil {
 		return nil, err
 	}
-	s := &service{cmd: exec.Command(b.binary), url: "http://127.0.0.1:" + port}
-	s.cmd.Dir = b.dir
-	s.cmd.Env = []string{"DATABASE_URL=" + b.url(), "SERVICE_HOST=127.0.0.1", "SERVICE_PORT=" + port}
-	s.cmd.Stdout, s.cmd.Stderr = log, log
-	if err := s.cmd.Start(); err != nil {
-		return nil, err
+	cmd := exec.Command(s.binary)
+	cmd.Env = []string{
+		"DATABASE_URL=" + s.server.URL(s.database), "SERVICE_HOST=127.0.0.1", "SERVICE_PORT=" + port,
+		fmt.Sprintf("TIER_MONTHLY_TOKENS=creator:%d", balance),
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for !healthy(ctx, s.url) {
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("the service did not become healthy: %w", ctx.Err()), s.stop())
-		case <-tick.C:
-		}
-	}
-	return s, nil
+	return s.launch(ctx, cmd, port)
 }
 
-func healthy(ctx context.Context, url string) bool {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/health", nil)
+// launch starts a server that will listen on a port, with its log in a file, and waits until it is healthy.
+func (s *subject) launch(ctx context.Context, cmd *exec.Cmd, port string) (*process, error) {
+	log, err := os.Create(filepath.Join(s.dir, s.database+"-"+port+".log"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, log, log
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	p := &process{cmd: cmd, url: "http://127.0.0.1:" + port}
+	s.running = append(s.running, p)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	poll := time.NewTicker(2 * time.Millisecond)
+	defer poll.Stop()
+	for !p.healthy(ctx) {
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%s did not become healthy: %w", filepath.Base(cmd.Path), ctx.Err())
+		case <-poll.C:
+		}
+	}
+	return p, nil
+}
+
+// stopAfter stops all that was started after the first n of those that run.
+func (s *subject) stopAfter(n int) (err error) {
+	for len(s.running) > n {
+		last := len(s.running) - 1
+		err = errors.Join(err, s.running[last].stop())
+		s.running = s.running[:last]
+	}
+	return err
+}
+
+func (s *subject) stop() error { return s.stopAfter(0) }
+
+// process is a server that a load can be sent to.
+type process struct {
+	cmd *exec.Cmd
+	url string
+}
+
+func (p *process) healthy(ctx context.Context) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url+"/health", nil)
 	if err != nil {
 		return false
 	}
@@ -173,43 +284,27 @@ func healthy(ctx context.Context, url string) bool {
 	return res.Body.Close() == nil && res.StatusCode == http.StatusOK
 }
 
-func (s *service) stop() error {
-	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+func (p *process) stop() error {
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
-	return s.cmd.Wait()
+	return p.cmd.Wait()
 }
 
+var residentLine = regexp.MustCompile(`VmRSS:\s+(\d+) kB`)
+
 // resident is the resident memory in MiB, as /proc has it.
-func (s *service) resident() (float64, error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
+func (p *process) resident() (float64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
 	}
-	match := regexp.MustCompile(`VmRSS:\s+(\d+) kB`).FindSubmatch(status)
+	match := residentLine.FindSubmatch(status)
 	if match == nil {
 		return 0, errors.New("no VmRSS in /proc")
 	}
 	kib, err := strconv.ParseFloat(string(match[1]), 64)
 	return kib / 1024, err
-}
-
-// startTimes measures from the start of the process to its first healthy answer, on a migrated database, in
-// milliseconds.
-func (b *bed) startTimes(ctx context.Context, n int) (result, error) {
-	var list []result
-	for i := range n {
-		begin := time.Now()
-		s, err := b.start(ctx, fmt.Sprintf("start-%d", i))
-		if err != nil {
-			return result{}, err
-		}
-		list = append(list, result{Value: float64(time.Since(begin).Microseconds()) / 1000})
-		if err := s.stop(); err != nil {
-			return result{}, err
-		}
-	}
-	return median(list), nil
 }
 
 func freePort() (string, error) {
@@ -220,98 +315,4 @@ func freePort() (string, error) {
 	defer l.Close()
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	return port, err
-}
-
-// wrk loads url for the settings' seconds from that many connections with a Lua script.
-func (b *bed) wrk(ctx context.Context, url string, connections int, script string) (result, error) {
-	return b.wrkNamed(ctx, "load", url, connections, script)
-}
-
-// wrkNamed is wrk for loads that run at the same time: each needs a name of its own.
-func (b *bed) wrkNamed(ctx context.Context, name, url string, connections int, script string) (result, error) {
-	file := filepath.Join(b.dir, name+".lua")
-	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
-		return result{}, err
-	}
-	out, err := exec.CommandContext(ctx, "wrk", "-t1", "-c"+strconv.Itoa(connections), fmt.Sprintf("-d%ds", b.settings.Seconds),
-		"--latency", "-s", file, url).CombinedOutput()
-	if err != nil {
-		return result{}, fmt.Errorf("%w: %s", err, out)
-	}
-	return parseWrk(string(out))
-}
-
-var (
-	wrkRate   = regexp.MustCompile(`Requests/sec:\s+([\d.]+)`)
-	wrkP99    = regexp.MustCompile(`99%\s+([\d.]+)(us|ms|s)`)
-	wrkFailed = regexp.MustCompile(`Non-2xx or 3xx responses: (\d+)`)
-	wrkSocket = regexp.MustCompile(`Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)`)
-)
-
-func parseWrk(out string) (r result, err error) {
-	rate, p99 := wrkRate.FindStringSubmatch(out), wrkP99.FindStringSubmatch(out)
-	if rate == nil || p99 == nil {
-		return r, fmt.Errorf("wrk printed no figures: %s", out)
-	}
-	if r.Value, err = strconv.ParseFloat(rate[1], 64); err != nil {
-		return r, err
-	}
-	if r.P99, err = strconv.ParseFloat(p99[1], 64); err != nil {
-		return r, err
-	}
-	r.P99 *= map[string]float64{"us": 0.001, "ms": 1, "s": 1000}[p99[2]]
-	failed := wrkFailed.FindStringSubmatch(out)
-	if socket := wrkSocket.FindStringSubmatch(out); socket != nil {
-		failed = append(failed, socket[1:]...)
-	}
-	for _, n := range failed[min(1, len(failed)):] {
-		count, err := strconv.Atoi(n)
-		if err != nil {
-			return r, err
-		}
-		r.Failed += count
-	}
-	return r, nil
-}
-
-// findPgbench looks beside the server's programs, which may be links to where all of them are.
-func findPgbench() (string, error) {
-	dir, err := localpg.FindBinaries()
-	if err != nil {
-		return "", err
-	}
-	server, err := filepath.EvalSymlinks(filepath.Join(dir, "postgres"))
-	if err != nil {
-		return "", err
-	}
-	for _, dir := range []string{dir, filepath.Dir(server)} {
-		if program, err := exec.LookPath(filepath.Join(dir, "pgbench")); err == nil {
-			return program, nil
-		}
-	}
-	return exec.LookPath("pgbench")
-}
-
-// pgbench runs a script of one transaction from that many clients.
-func (b *bed) pgbench(ctx context.Context, clients int, script string) (result, error) {
-	program, err := findPgbench()
-	if err != nil {
-		return result{}, err
-	}
-	file := filepath.Join(b.dir, "pgbench.sql")
-	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
-		return result{}, err
-	}
-	out, err := exec.CommandContext(ctx, program, "-n", "-M", "prepared", "-c", strconv.Itoa(clients),
-		"-j", "1", "-T", strconv.Itoa(b.settings.Seconds), "-f", file, b.url()).CombinedOutput()
-	if err != nil {
-		return result{}, fmt.Errorf("%w: %s", err, out)
-	}
-	_, rest, found := strings.Cut(string(out), "tps = ")
-	if !found {
-		return result{}, fmt.Errorf("pgbench printed no tps: %s", out)
-	}
-	rate, _, _ := strings.Cut(rest, " ")
-	tps, err := strconv.ParseFloat(rate, 64)
-	return result{Value: tps}, err
 }

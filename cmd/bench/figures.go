@@ -4,33 +4,55 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
+	"slices"
+	"strings"
+	"time"
 )
 
-// Lua for wrk. Requests are drawn at random over all accounts.
+// Lua for wrk, behind a line that says how many accounts there are. Requests are drawn at random over all of them.
 const (
 	luaPrelude = `
-wrk.headers["Content-Type"] = "application/json"
 math.randomseed(os.time())
 local n = 0
 local run = math.random(1e9)
-local function anyone() return "/user/user-" .. math.random(100000) end
+local function anyone(kind) return "/user/" .. (kind or "user-") .. math.random(accounts) end
 local function post(path, body, key)
   local headers = { ["Content-Type"] = "application/json" }
   if key then n = n + 1; headers["Idempotency-Key"] = "bench-" .. run .. "-" .. n end
   return wrk.format("POST", path, headers, body)
 end
+local one = '{"tokens_to_consume": 1}'
 `
-	luaStatus  = luaPrelude + `request = function() return wrk.format("GET", anyone() .. "/status") end`
-	luaConsume = luaPrelude + `request = function() return post(anyone() .. "/consume-tokens", '{"tokens_to_consume": 1}') end`
-	luaKeyed   = luaPrelude + `request = function() return post(anyone() .. "/consume-tokens", '{"tokens_to_consume": 1}', true) end`
-	luaHot     = luaPrelude + `request = function() return post("/user/user-1/consume-tokens", '{"tokens_to_consume": 1}') end`
-	// One entry, so that it costs the same to send however many there are.
-	luaLedgerPage = luaPrelude + `request = function() return wrk.format("GET", anyone() .. "/ledger?limit=1") end`
-	luaLive       = `request = function() return wrk.format("GET", "/livez") end`
+	luaLive    = `request = function() return wrk.format("GET", "/livez") end`
+	luaStatus  = `request = function() return wrk.format("GET", anyone() .. "/status") end`
+	luaConsume = `request = function() return post(anyone() .. "/consume-tokens", one) end`
+	luaKeyed   = `request = function() return post(anyone() .. "/consume-tokens", one, true) end`
+	luaHot     = `request = function() return post("/user/user-1/consume-tokens", one) end`
+	luaTopUps  = `request = function() return post(anyone("topup-") .. "/consume-tokens", one) end`
+	// What a client asks for without saying how much: fifty entries, where there are as many.
+	luaLedger = `request = function() return wrk.format("GET", anyone() .. "/ledger") end`
+
+	// Each account once: the step has no divisor in common with how many there are.
+	luaEach = `
+local at = math.random(accounts)
+request = function()
+  at = (at + 61803) % accounts
+  return post("/user/user-" .. (at + 1) .. "/consume-tokens", one)
+end
+`
+
+	// Reads and changes in turn, so that connections have prepared what both need.
+	luaWarm = `
+local i = 0
+request = function()
+  i = i + 1
+  if i % 2 == 0 then return wrk.format("GET", anyone() .. "/status") end
+  return post(anyone() .. "/consume-tokens", one)
+end
+`
 
 	// Reservations that have been made are settled before new ones are.
-	luaReserveSettle = luaPrelude + `
+	luaReserveSettle = `
 local open = {}
 request = function()
   local settle = table.remove(open)
@@ -46,141 +68,253 @@ end
 `
 
 	// What a client that does everything wrong sends: too much, nonsense, and a key again and again.
-	luaBad = luaPrelude + `
+	luaBad = `
 local i = 0
 request = function()
   i = i + 1
   if i % 3 == 0 then return post(anyone() .. "/consume-tokens", '{"tokens_to_consume": 2000000000}') end
   if i % 3 == 1 then return post(anyone() .. "/consume-tokens", '{"tokens_to_consume": "7"}') end
   return wrk.format("POST", "/user/user-2/consume-tokens",
-    { ["Content-Type"] = "application/json", ["Idempotency-Key"] = "again" }, '{"tokens_to_consume": 1}')
+    { ["Content-Type"] = "application/json", ["Idempotency-Key"] = "again" }, one)
 end
 `
 )
 
+// The same work in pgbench: what a consume writes, in a transaction of its own. %[1]s and %[2]s are what a ledger of the
+// present form asks for besides.
 const (
-	updateOne = `\set i random(1, 100000)
-UPDATE viralpilot.userdata SET tokens_remaining = tokens_remaining - 1, tokens_used_this_month = tokens_used_this_month + 1 WHERE cognito_user_id = 'user-' || :i;
+	anyAccount = `\set i random(1, :accounts)` + "\n"
+	sqlConsume = `BEGIN;
+UPDATE bench.userdata SET tokens_remaining = tokens_remaining - 1, tokens_used_this_month = tokens_used_this_month + 1,
+  updated_at = now() WHERE cognito_user_id = 'user-' || :i;
+INSERT INTO bench.ledger (cognito_user_id, kind, amount, balance_after, used_after, tokens_charged%[1]s, created_at)
+  VALUES ('user-' || :i, 'consume', -1, 0, 0, 1%[2]s, now());
+COMMIT;
 `
-	updateHot = `UPDATE viralpilot.userdata SET tokens_remaining = tokens_remaining - 1, tokens_used_this_month = tokens_used_this_month + 1 WHERE cognito_user_id = 'user-1';
+	sqlSelect = anyAccount + `SELECT * FROM bench.userdata WHERE cognito_user_id = 'user-' || :i;
 `
-	// pgbench changes the rows past the ledger, which the service must not take for its own: it has accounts of its own
-	// to change.
-	restoreRows = `UPDATE viralpilot.userdata u SET tokens_remaining = l.balance_after, tokens_used_this_month = l.used_after
-		FROM (SELECT DISTINCT ON (cognito_user_id) cognito_user_id, balance_after, used_after FROM viralpilot.ledger
-			ORDER BY cognito_user_id, entry_id DESC) l
-		WHERE u.cognito_user_id = l.cognito_user_id AND u.tokens_remaining <> l.balance_after`
 )
 
-// Names of figures that ratios refer to.
-const (
-	floor       = "pgbench, one UPDATE a transaction, 64 clients"
-	floorBest   = "pgbench, one UPDATE a transaction, 8 clients"
-	floorHot    = "pgbench, one hot row, 64 clients"
-	live        = "GET /livez"
-	status      = "status"
-	consume     = "consume"
-	consumeFew  = "consume, 8 connections"
-	consumeMany = "consume, 256 connections"
-	keyed       = "consume with a fresh key"
-	hot         = "consume on one hot user"
-	pair        = "reserve and settle (requests)"
-	goodAlone   = "consume, 48 connections"
-	goodAmong   = "consume, 48 connections beside 16 of another good client"
-	goodMixed   = "consume, 48 connections beside 16 of a bad client"
-	twoReplicas = "consume, two replicas, 32 connections each"
-	ledgerPage  = "newest ledger entry"
-)
+// figure is something to measure.
+type figure struct {
+	// key names it in BENCH_FIGURES and in what BENCH_JSON keeps.
+	key, name string
+	measure   func(context.Context, *subject) (result, error)
+	// own is whether it measures the service, which another version of it may do better or worse.
+	own bool
+	// slow makes every commit take slowCommit longer, as on a disk that syncs in milliseconds.
+	slow bool
+	// large is whether it is measured on the large database.
+	large bool
+}
 
+// slowCommit is how much longer a slow commit takes.
+const slowCommit = 5 * time.Millisecond
+
+// figures are all there are. Those that are compared with each other stand close together.
 func figures() []figure {
-	return append([]figure{
-		pgbench(floor, 64, updateOne), pgbench(floorBest, 8, updateOne), pgbench(floorHot, 64, updateHot),
-		load(live, 64, luaLive), load(status, 64, luaStatus),
-		{consume, func(ctx context.Context, b *bed) (result, error) {
-			r, err := b.wrk(ctx, b.service.url, 64, luaConsume)
-			if err != nil {
-				return r, err
-			}
-			b.residentMiB, err = b.service.resident()
-			return r, err
-		}},
-		load(consumeFew, 8, luaConsume), load(consumeMany, 256, luaConsume),
-		load(keyed, 64, luaKeyed), load(hot, 64, luaHot), load(pair, 64, luaReserveSettle),
-		load(goodAlone, 48, luaConsume),
-		{goodAmong, besideGoodClient},
-		{goodMixed, besideBadClient},
-		{twoReplicas, fromTwoReplicas},
-	}, load(ledgerPage, 64, luaLedgerPage))
+	const hotAccount = `\set i 1` + "\n"
+	return []figure{
+		{key: "floor-get", name: "floor: GET", measure: onFloor(luaLive)},
+		load("livez", "GET /livez", 64, luaLive),
+		load("status", "status", 64, luaStatus),
+		{key: "select", name: "pgbench: SELECT, 64 clients", measure: inPgbench(64, sqlSelect)},
+		{key: "floor", name: "floor: consume", measure: onFloor(luaConsume)},
+		load("consume", "consume", 64, luaConsume),
+		load("consume256", "consume, 256 connections", 256, luaConsume),
+		{key: "sql", name: "pgbench: UPDATE and INSERT, 64 clients", measure: inPgbench(64, anyAccount+sqlConsume)},
+		load("consume8", "consume, 8 connections", 8, luaConsume),
+		{key: "sql8", name: "pgbench: UPDATE and INSERT, 8 clients", measure: inPgbench(8, anyAccount+sqlConsume)},
+		load("keyed", "consume with a fresh key", 64, luaKeyed),
+		load("pair", "reserve and settle (requests)", 64, luaReserveSettle),
+		load("topups", "consume of top-ups", 64, luaTopUps),
+		{key: "month", name: "first consume of a month", measure: firstOfMonth, own: true},
+		load("hot", "consume on one hot user", 64, luaHot),
+		{key: "sql-hot", name: "pgbench: UPDATE and INSERT, one hot row", measure: inPgbench(64, hotAccount+sqlConsume)},
+		{key: "good", name: "consume, 48 connections beside 16 of a good client", measure: beside(luaConsume), own: true},
+		{key: "bad", name: "consume, 48 connections beside 16 of a bad client", measure: besideBadClient, own: true},
+		{key: "replicas2", name: "consume, two replicas, 32 connections each", measure: fromReplicas(2), own: true},
+		{key: "replicas4", name: "consume, four replicas, 16 connections each", measure: fromReplicas(4), own: true},
+		slow(load("slow", "consume, slow commits", 64, luaConsume)),
+		slow(figure{key: "sql-slow", name: "pgbench: UPDATE and INSERT, 64 clients, slow commits", measure: inPgbench(64, anyAccount+sqlConsume)}),
+		slow(load("slow8", "consume, 8 connections, slow commits", 8, luaConsume)),
+		slow(figure{key: "sql8-slow", name: "pgbench: UPDATE and INSERT, 8 clients, slow commits", measure: inPgbench(8, anyAccount+sqlConsume)}),
+		{key: "start", name: "start to ready", measure: startToReady, own: true},
+		load("ledger", "ledger page", 64, luaLedger),
+		large(load("ledger-large", "ledger page, large database", 64, luaLedger)),
+		large(load("consume-large", "consume, large database", 64, luaConsume)),
+		load("consume-small", "consume, beside a large database", 64, luaConsume),
+	}
 }
 
-// ledgerFigures are those that could depend on the size of the ledger.
-func ledgerFigures() []figure {
-	return []figure{load(consume, 64, luaConsume), load(ledgerPage, 64, luaLedgerPage)}
+func slow(f figure) figure  { f.slow = true; return f }
+func large(f figure) figure { f.large = true; return f }
+
+// choose returns the figures with those keys, all of them where there are none.
+func choose(all []figure, keys []string) ([]figure, error) {
+	if len(keys) == 0 {
+		return all, nil
+	}
+	var chosen []figure
+	var known []string
+	for _, f := range all {
+		known = append(known, f.key)
+		if slices.Contains(keys, f.key) {
+			chosen = append(chosen, f)
+		}
+	}
+	for _, key := range keys {
+		if !slices.Contains(known, key) {
+			return nil, fmt.Errorf("BENCH_FIGURES names %q; there are %s", key, strings.Join(known, ", "))
+		}
+	}
+	return chosen, nil
 }
 
-func load(name string, connections int, script string) figure {
-	return figure{name, func(ctx context.Context, b *bed) (result, error) {
-		return b.wrk(ctx, b.service.url, connections, script)
-	}}
-}
-
-func pgbench(name string, clients int, script string) figure {
-	return figure{name, func(ctx context.Context, b *bed) (result, error) {
-		r, err := b.pgbench(ctx, clients, script)
+// load is a figure of the service under one kind of request.
+func load(key, name string, connections int, script string) figure {
+	return figure{key: key, name: name, own: true, measure: func(ctx context.Context, s *subject) (result, error) {
+		r, err := s.timed(func() (result, error) {
+			return s.wrk(ctx, wrkRun{url: s.running[0].url, connections: connections, script: script})
+		})
 		if err != nil {
 			return r, err
 		}
-		return r, b.sql(ctx, restoreRows)
+		r.ResidentMiB, err = s.running[0].resident()
+		return r, err
 	}}
 }
 
-// besideGoodClient measures the traffic of three clients of four while the fourth does the same.
-func besideGoodClient(ctx context.Context, b *bed) (result, error) {
-	_, good, err := b.beside(ctx, luaConsume)
-	return good, err
+func onFloor(script string) func(context.Context, *subject) (result, error) {
+	return func(ctx context.Context, s *subject) (result, error) {
+		floor, err := s.startFloor(ctx)
+		if err != nil {
+			return result{}, err
+		}
+		return s.timed(func() (result, error) {
+			return s.wrk(ctx, wrkRun{url: floor.url, connections: 64, script: script})
+		})
+	}
 }
 
-// besideBadClient measures it while the fourth sends nothing but bad requests.
-func besideBadClient(ctx context.Context, b *bed) (result, error) {
-	bad, good, err := b.beside(ctx, luaBad)
+func inPgbench(clients int, script string) func(context.Context, *subject) (result, error) {
+	return func(ctx context.Context, s *subject) (result, error) {
+		if err := s.useOwnTables(ctx); err != nil {
+			return result{}, err
+		}
+		columns, values := s.ownLedger()
+		return s.timed(func() (result, error) {
+			return s.pgbench(ctx, clients, strings.NewReplacer("%[1]s", columns, "%[2]s", values).Replace(script))
+		})
+	}
+}
+
+// firstOfMonth measures what every account's first consume of a month costs: the reset comes with it.
+func firstOfMonth(ctx context.Context, s *subject) (r result, err error) {
+	setBack := `UPDATE viralpilot.userdata SET last_token_reset_date = last_token_reset_date - interval '1 month'
+		WHERE cognito_user_id LIKE 'user-%'`
+	setRight := `UPDATE viralpilot.userdata SET last_token_reset_date = now()
+		WHERE cognito_user_id LIKE 'user-%' AND last_token_reset_date < date_trunc('month', now())`
+	if s.periods {
+		setBack = fmt.Sprintf(`UPDATE viralpilot.account_state SET granted_period = %d WHERE cognito_user_id LIKE 'user-%%'`, period(time.Now())-1)
+		setRight = fmt.Sprintf(`UPDATE viralpilot.account_state SET granted_period = %[1]d WHERE granted_period < %[1]d`, period(time.Now()))
+	}
+	const clean = `VACUUM viralpilot.userdata, viralpilot.account_state`
+	if err := s.sql(ctx, s.database, setBack, clean); err != nil {
+		return r, err
+	}
+	r, err = s.timed(func() (result, error) {
+		return s.wrk(ctx, wrkRun{url: s.running[0].url, connections: 64, script: luaEach})
+	})
+	if err != nil {
+		return r, err
+	}
+	if r.requests > s.accounts {
+		return r, fmt.Errorf("%d consumes of %d accounts were not all the first: choose fewer BENCH_SECONDS", r.requests, s.accounts)
+	}
+	return r, s.sql(ctx, s.database, setRight, clean)
+}
+
+// beside measures consumes from 48 connections, the traffic of three clients of four, while 16 others send the script.
+func beside(script string) func(context.Context, *subject) (result, error) {
+	return func(ctx context.Context, s *subject) (result, error) {
+		good, _, err := s.crowd(ctx, script)
+		return good, err
+	}
+}
+
+func besideBadClient(ctx context.Context, s *subject) (result, error) {
+	good, bad, err := s.crowd(ctx, luaBad)
 	if err == nil && bad.Failed == 0 {
 		err = errors.New("none of the bad requests was refused")
 	}
 	return good, err
 }
 
-// beside measures consumes from 48 connections while 16 others send something else.
-func (b *bed) beside(ctx context.Context, script string) (other, good result, err error) {
-	var otherErr, goodErr error
-	var running sync.WaitGroup
-	running.Go(func() { other, otherErr = b.wrkNamed(ctx, "other", b.service.url, 16, script) })
-	running.Go(func() { good, goodErr = b.wrkNamed(ctx, "good", b.service.url, 48, luaConsume) })
-	running.Wait()
-	return other, good, errors.Join(otherErr, goodErr)
+func (s *subject) crowd(ctx context.Context, script string) (good, other result, err error) {
+	good, err = s.timed(func() (result, error) {
+		results, err := s.together(ctx,
+			wrkRun{url: s.running[0].url, connections: 48, script: luaConsume},
+			wrkRun{url: s.running[0].url, connections: 16, script: script})
+		other = results[1]
+		results[0].requests += other.requests
+		results[0].generator += other.generator
+		return results[0], err
+	})
+	return good, other, err
 }
 
-func fromTwoReplicas(ctx context.Context, b *bed) (sum result, err error) {
-	other, err := b.start(ctx, "replica")
-	if err != nil {
-		return sum, err
-	}
-	var results [2]result
-	var errs [2]error
-	var running sync.WaitGroup
-	for i, url := range []string{b.service.url, other.url} {
-		running.Go(func() { results[i], errs[i] = b.wrkNamed(ctx, fmt.Sprint("replica-", i), url, 32, luaConsume) })
-	}
-	running.Wait()
-	for i, r := range results {
-		if errs[i] != nil {
-			err = errs[i]
+// fromReplicas measures consumes that n replicas share.
+func fromReplicas(n int) func(context.Context, *subject) (result, error) {
+	return func(ctx context.Context, s *subject) (r result, err error) {
+		others := len(s.running)
+		defer func() { err = errors.Join(err, s.stopAfter(others)) }()
+		loads := []wrkRun{{url: s.running[0].url}}
+		for len(loads) < n {
+			replica, err := s.start(ctx)
+			if err != nil {
+				return r, err
+			}
+			loads = append(loads, wrkRun{url: replica.url})
 		}
-		sum.Value += r.Value
-		sum.P99 = max(sum.P99, r.P99)
-		sum.Failed += r.Failed
+		for i := range loads {
+			loads[i].connections, loads[i].script, loads[i].time = 64/n, luaWarm, time.Second
+		}
+		if _, err := s.together(ctx, loads...); err != nil {
+			return r, err
+		}
+		for i := range loads {
+			loads[i].script, loads[i].time = luaConsume, 0
+		}
+		return s.timed(func() (sum result, err error) {
+			results, err := s.together(ctx, loads...)
+			for _, r := range results {
+				sum.Rate += r.Rate
+				sum.P50 = max(sum.P50, r.P50)
+				sum.P99 = max(sum.P99, r.P99)
+				sum.Failed += r.Failed
+				sum.requests += r.requests
+				sum.generator += r.generator
+			}
+			return sum, err
+		})
 	}
-	if stop := other.stop(); err == nil {
-		err = stop
+}
+
+// startToReady measures from the start of a process to its first healthy answer, on a migrated database: the median of
+// five starts.
+func startToReady(ctx context.Context, s *subject) (r result, err error) {
+	var starts []float64
+	for range 5 {
+		others := len(s.running)
+		begin := time.Now()
+		if _, err := s.start(ctx); err != nil {
+			return r, err
+		}
+		starts = append(starts, float64(time.Since(begin).Microseconds())/1000)
+		if err := s.stopAfter(others); err != nil {
+			return r, err
+		}
 	}
-	return sum, err
+	return result{StartMillis: median(starts)}, nil
 }

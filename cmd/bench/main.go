@@ -1,6 +1,7 @@
-// Command bench is the program behind `make bench`: it measures the service as it ships, on a PostgreSQL of its own with
-// default durability, against what that PostgreSQL can do by itself. The load comes from wrk and pgbench. Each figure
-// is the median of rounds in which all of them are measured in turn. It is never part of the image.
+// Command bench is the program behind `make bench` and `make bench-compare`. It measures the service as it ships, on a
+// PostgreSQL of its own with default durability, against what that PostgreSQL can do by itself, against the least that
+// the same requests and rows cost, or against another version. The load comes from wrk and pgbench. It reads processor
+// times from /proc, so it needs Linux. It is never part of the image.
 package main
 
 import (
@@ -10,145 +11,131 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"slices"
-	"strconv"
 	"syscall"
 	"time"
+
+	"github.com/kelseyhightower/envconfig"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx); err != nil {
+	if err := run(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
+const usage = "usage: bench | bench compare GIT-REF | bench table FILES"
+
+func run(ctx context.Context, args []string) error {
+	switch {
+	case len(args) == 0:
+		return bench(ctx)
+	case len(args) == 2 && args[0] == "compare":
+		return compare(ctx, args[1])
+	case len(args) > 1 && args[0] == "table":
+		return table(args[1:])
+	case len(args) == 3 && args[0] == "floor":
+		return serveFloor(ctx, args[1], args[2])
+	}
+	return errors.New(usage)
+}
+
 // settings of a run, from the environment.
 type settings struct {
-	// Seconds is how long one measurement takes, Rounds how often each is made.
-	Seconds, Rounds int
-	// Ledger is the number of entries of the large ledger; 0 leaves it out.
-	Ledger int
+	// Seconds is how long one measurement takes, Rounds how often each is made. Both have a default of their own in each
+	// command.
+	Seconds int `envconfig:"BENCH_SECONDS" json:"seconds"`
+	Rounds  int `envconfig:"BENCH_ROUNDS" json:"rounds"`
+	// Figures are the keys of those to measure; empty is all of them.
+	Figures []string `envconfig:"BENCH_FIGURES" json:"figures,omitempty"`
+	// SlowCommits is how much longer every commit takes, up to 100ms, for all figures.
+	SlowCommits time.Duration `envconfig:"BENCH_SLOW_COMMITS" json:"slow_commits,omitempty"`
+	// Accounts and Entries are how much the large database has of each.
+	Accounts int `envconfig:"BENCH_ACCOUNTS" default:"1000000" json:"accounts"`
+	Entries  int `envconfig:"BENCH_LEDGER" default:"5000000" json:"ledger_entries"`
+	// JSON is the file that keeps what was measured.
+	JSON string `envconfig:"BENCH_JSON" json:"-"`
 }
 
-func readSettings() (s settings, err error) {
-	for name, field := range map[string]struct {
-		value *int
-		byDef int
-	}{
-		"BENCH_SECONDS": {&s.Seconds, 5}, "BENCH_ROUNDS": {&s.Rounds, 3}, "BENCH_LEDGER": {&s.Ledger, 10_000_000},
-	} {
-		*field.value = field.byDef
-		if text := os.Getenv(name); text != "" {
-			n, parse := strconv.Atoi(text)
-			if parse != nil || n < 0 || n == 0 && name != "BENCH_LEDGER" {
-				err = errors.Join(err, fmt.Errorf("%s is %q, which is not a number above 0", name, text))
-			}
-			*field.value = n
-		}
+// readSettings reads them; seconds and rounds are the defaults of the command.
+func readSettings(seconds, rounds int) (settings, error) {
+	s := settings{Seconds: seconds, Rounds: rounds}
+	if err := envconfig.Process("", &s); err != nil {
+		return s, err
 	}
-	return s, err
+	if s.Seconds < 1 || s.Rounds < 1 {
+		return s, errors.New("BENCH_SECONDS and BENCH_ROUNDS are numbers above 0")
+	}
+	if s.SlowCommits < 0 || s.SlowCommits > longestCommitDelay {
+		return s, fmt.Errorf("BENCH_SLOW_COMMITS is %s, which is not from 0 to %s", s.SlowCommits, longestCommitDelay)
+	}
+	if s.Accounts < accounts || s.Entries < s.Accounts || s.Entries%s.Accounts != 0 {
+		return s, fmt.Errorf("BENCH_ACCOUNTS is a number from %d on, and BENCH_LEDGER a multiple of it", accounts)
+	}
+	return s, nil
 }
 
-func run(ctx context.Context) (err error) {
-	settings, err := readSettings()
+func bench(ctx context.Context) (err error) {
+	s, err := readSettings(5, 3)
 	if err != nil {
 		return err
 	}
-	b, err := newBed(ctx, settings)
+	chosen, err := choose(figures(), s.Figures)
+	if err != nil {
+		return err
+	}
+	b, err := newBed(ctx, s)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
+	if err := b.build(ctx, ".", "user-management"); err != nil {
+		return err
+	}
+	subjects := map[bool]*subject{}
+	for _, f := range chosen {
+		if subjects[f.large] != nil {
+			continue
+		}
+		size, entries, name := accounts, accounts, "small"
+		if f.large {
+			size, entries, name = s.Accounts, s.Entries, "large"
+		}
+		if subjects[f.large], err = b.newSubject(ctx, name, "user-management", size, entries); err != nil {
+			return err
+		}
+	}
+	rounds := map[string][]result{}
+	for round := range s.Rounds {
+		for _, f := range chosen {
+			r, err := subjects[f.large].measure(ctx, f)
+			if err != nil {
+				return err
+			}
+			progress(round, f.name, r)
+			rounds[f.key] = append(rounds[f.key], r)
+		}
+	}
+	made := newReport(s, rounds)
+	fmt.Print(markdown([]report{made}))
+	return keep(s.JSON, made)
+}
 
-	results, err := b.measure(ctx, figures(), settings.Rounds)
+// progress tells whoever waits what has just been measured.
+func progress(round int, name string, r result) {
+	fmt.Fprintf(os.Stderr, "%s  round %d  %-55s %s\n", time.Now().Format(time.TimeOnly), round+1, name, r)
+}
+
+// keep writes what was measured into the file, unless its name is empty.
+func keep(file string, what any) error {
+	if file == "" {
+		return nil
+	}
+	text, err := json.MarshalIndent(what, "", "  ")
 	if err != nil {
 		return err
 	}
-	if results["start to ready"], err = b.startTimes(ctx, 5); err != nil {
-		return err
-	}
-	results["resident memory under load"] = result{Value: b.residentMiB}
-	if settings.Ledger > 0 {
-		if err := b.growLedger(ctx, settings.Ledger); err != nil {
-			return err
-		}
-		large, err := b.measure(ctx, ledgerFigures(), settings.Rounds)
-		if err != nil {
-			return err
-		}
-		for name, r := range large {
-			results[name+", large ledger"] = r
-		}
-	}
-
-	report := newReport(settings, results)
-	fmt.Print(report.markdown())
-	if path := os.Getenv("BENCH_JSON"); path != "" {
-		text, err := json.MarshalIndent(report, "", "  ")
-		if err != nil {
-			return err
-		}
-		return os.WriteFile(path, append(text, '\n'), 0o644)
-	}
-	return nil
-}
-
-// result is one measurement, or the median of several.
-type result struct {
-	// Value is requests or transactions a second, unless its name says otherwise.
-	Value float64 `json:"value"`
-	// P99 is in milliseconds; 0 where it was not measured.
-	P99 float64 `json:"p99_ms,omitempty"`
-	// Failed is how many requests of a kind that must not fail did.
-	Failed int `json:"failed,omitempty"`
-}
-
-// figure is something to measure.
-type figure struct {
-	name    string
-	measure func(context.Context, *bed) (result, error)
-}
-
-// measure makes the rounds, all figures in turn in each, and returns the medians.
-func (b *bed) measure(ctx context.Context, figures []figure, rounds int) (map[string]result, error) {
-	all := map[string][]result{}
-	for round := range rounds {
-		for _, f := range figures {
-			r, err := f.measure(ctx, b)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", f.name, err)
-			}
-			fmt.Fprintf(os.Stderr, "%s  round %d  %-50s %10.0f  p99 %.1f ms  failed %d\n",
-				time.Now().Format(time.TimeOnly), round+1, f.name, r.Value, r.P99, r.Failed)
-			all[f.name] = append(all[f.name], r)
-		}
-	}
-	medians := map[string]result{}
-	for name, list := range all {
-		medians[name] = median(list)
-	}
-	return medians, nil
-}
-
-func median(list []result) result {
-	middle := func(of func(result) float64) float64 {
-		values := make([]float64, len(list))
-		for i, r := range list {
-			values[i] = of(r)
-		}
-		slices.Sort(values)
-		return values[len(values)/2]
-	}
-	failed := 0
-	for _, r := range list {
-		failed += r.Failed
-	}
-	return result{
-		Value:  middle(func(r result) float64 { return r.Value }),
-		P99:    middle(func(r result) float64 { return r.P99 }),
-		Failed: failed,
-	}
+	return os.WriteFile(file, append(text, '\n'), 0o644)
 }
