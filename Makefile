@@ -12,7 +12,7 @@ SOURCES := cmd internal migrations
 # `make build` stamps instead.
 export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -buildvcs=false)
 
-.PHONY: help run test test-rules test-browser test-proxy test-alerts test-faults test-pgbouncer soak bench bench-compare lint fmt build sbom dev go compiler curl wrk haproxy pgbouncer chromium prometheus
+.PHONY: help run test test-rules test-browser test-proxy test-alerts test-faults test-pgbouncer soak bench bench-compare bench-growth lint fmt build sbom dev go compiler curl wrk haproxy pgbouncer chromium prometheus
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,9 @@ bench: go wrk ## Measure the service on a PostgreSQL of its own; BENCH_FIGURES=c
 
 bench-compare: go wrk ## Measure the working tree against another version: BASE=main BENCH_FIGURES=consume,status BENCH_SLOW_COMMITS=5ms
 	@$(GO) run ./cmd/bench compare "$(or $(BASE),main)"
+
+bench-growth: go wrk ## Measure what grows with accounts and entries, and what settings of PostgreSQL change about it
+	@$(GO) run ./cmd/bench growth
 
 test-proxy: dev haproxy ## Test the proxy of docker-compose.yml's profile "scale" with the haproxy of this machine
 	@bin/dev ensure-postgres

@@ -62,10 +62,9 @@ func newBed(ctx context.Context, s settings) (_ *bed, err error) {
 	}
 	// A checkpoint makes what comes after it write whole pages into the log, which would hit now one figure and now
 	// another. What that costs is for the measurements of growth.
-	return b, b.set(ctx, map[string]string{
-		"checkpoint_timeout": "1h", "max_wal_size": "20GB", "commit_siblings": "0",
-		"commit_delay": microseconds(s.SlowCommits),
-	})
+	return b, errors.Join(
+		b.set(ctx, map[string]string{"checkpoint_timeout": "1h", "max_wal_size": "20GB"}),
+		b.slowCommits(ctx, s.SlowCommits))
 }
 
 func (b *bed) startServer(ctx context.Context) error {
@@ -90,7 +89,10 @@ func (b *bed) close() error {
 	return errors.Join(err, os.RemoveAll(b.dir))
 }
 
-func microseconds(d time.Duration) string { return strconv.FormatInt(d.Microseconds(), 10) }
+// slowCommits makes every commit take longer by as much, however many there are at once.
+func (b *bed) slowCommits(ctx context.Context, by time.Duration) error {
+	return b.set(ctx, map[string]string{"commit_delay": strconv.FormatInt(by.Microseconds(), 10), "commit_siblings": "0"})
+}
 
 // set changes settings of the server that it takes over at once.
 func (b *bed) set(ctx context.Context, values map[string]string) error {
@@ -247,7 +249,8 @@ func (s *subject) launch(ctx context.Context, cmd *exec.Cmd, port string) (*proc
 	for !p.healthy(ctx) {
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%s did not become healthy: %w", filepath.Base(cmd.Path), ctx.Err())
+			said, err := os.ReadFile(log.Name())
+			return nil, errors.Join(fmt.Errorf("%s did not become healthy: %w\n%s", filepath.Base(cmd.Path), ctx.Err(), said), err)
 		case <-poll.C:
 		}
 	}
@@ -264,7 +267,10 @@ func (s *subject) stopAfter(n int) (err error) {
 	return err
 }
 
-func (s *subject) stop() error { return s.stopAfter(0) }
+func (s *subject) stop() error {
+	s.floor = nil
+	return s.stopAfter(0)
+}
 
 // process is a server that a load can be sent to.
 type process struct {

@@ -56,12 +56,10 @@ func (r result) String() string {
 // measure measures one figure.
 func (s *subject) measure(ctx context.Context, f figure) (r result, err error) {
 	if f.slow {
-		if err := s.set(ctx, map[string]string{"commit_delay": microseconds(slowCommit)}); err != nil {
+		if err := s.slowCommits(ctx, slowCommit); err != nil {
 			return r, err
 		}
-		defer func() {
-			err = errors.Join(err, s.set(ctx, map[string]string{"commit_delay": microseconds(s.settings.SlowCommits)}))
-		}()
+		defer func() { err = errors.Join(err, s.slowCommits(ctx, s.settings.SlowCommits)) }()
 	}
 	if r, err = f.measure(ctx, s); err != nil {
 		return r, fmt.Errorf("%s: %w", f.name, err)

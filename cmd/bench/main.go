@@ -1,7 +1,7 @@
-// Command bench is the program behind `make bench` and `make bench-compare`. It measures the service as it ships, on a
-// PostgreSQL of its own with default durability, against what that PostgreSQL can do by itself, against the least that
-// the same requests and rows cost, or against another version. The load comes from wrk and pgbench. It reads processor
-// times from /proc, so it needs Linux. It is never part of the image.
+// Command bench is the program behind `make bench`, `make bench-compare` and `make bench-growth`. It measures the
+// service as it ships, on a PostgreSQL of its own with default durability, against what that PostgreSQL can do by itself,
+// against the least that the same requests and rows cost, against another version, or as it grows. The load comes from
+// wrk and pgbench. It reads processor times from /proc, so it needs Linux. It is never part of the image.
 package main
 
 import (
@@ -26,7 +26,7 @@ func main() {
 	}
 }
 
-const usage = "usage: bench | bench compare GIT-REF | bench table FILES"
+const usage = "usage: bench | bench compare GIT-REF | bench growth | bench table FILES"
 
 func run(ctx context.Context, args []string) error {
 	switch {
@@ -34,6 +34,8 @@ func run(ctx context.Context, args []string) error {
 		return bench(ctx)
 	case len(args) == 2 && args[0] == "compare":
 		return compare(ctx, args[1])
+	case len(args) == 1 && args[0] == "growth":
+		return growth(ctx)
 	case len(args) > 1 && args[0] == "table":
 		return table(args[1:])
 	case len(args) == 3 && args[0] == "floor":

@@ -134,3 +134,31 @@ func TestAComparisonIsOfPairs(t *testing.T) {
 		t.Errorf("the table lacks %s:\n%s", line, text)
 	}
 }
+
+func TestGrowthTable(t *testing.T) {
+	t.Parallel()
+	for want, values := range map[string]map[string]string{
+		"PostgreSQL's defaults":                       {},
+		"shared_buffers = 1GB, wal_compression = lz4": {"wal_compression": "lz4", "shared_buffers": "1GB"},
+	} {
+		if got := settingsText(values); got != want {
+			t.Errorf("%v is shown as %q", values, got)
+		}
+	}
+	text := growthTable(settings{Accounts: 1000, Entries: 5000}, "ledger 1 MB + 2 MB of indexes", []grown{{
+		Settings: "x = 1",
+		Stretches: []stretchResult{
+			{result{Rate: 900, P99: 9, Service: 70, Postgres: 50}, 100, 5000, 0.6},
+			{result{Rate: 1000, P99: 8, Service: 70, Postgres: 40}, 110, 600, 0.05},
+		},
+		Ledger: result{Service: 80, Postgres: 30},
+	}})
+	for _, line := range []string{
+		"| x = 1 | 0 to 100 | 5000 | 0.60 | 70.0 | 50.0 | 900 | 9.0 | 80 + 30 |",
+		"|  | 100 to 210 | 600 | 0.05 | 70.0 | 40.0 | 1000 | 8.0 |  |",
+	} {
+		if !strings.Contains(text, line+"\n") {
+			t.Errorf("the table lacks %s:\n%s", line, text)
+		}
+	}
+}
