@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"runtime/debug"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -103,6 +104,8 @@ type charged struct {
 
 // serveFloor is the floor server: it answers at the address until the context ends.
 func serveFloor(ctx context.Context, address, insert string) error {
+	// As the service does.
+	debug.SetGCPercent(200)
 	conn, err := pgx.Connect(ctx, os.Getenv("DATABASE_URL"))
 	if err != nil {
 		return err
