@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -154,6 +155,11 @@ func known(err error) *user.Error {
 // not.
 func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	e := known(err)
+	if id := about(r.Context()).accountID; e.Code == user.CodeUserNotFound && encodedTwice(id) {
+		hint := *e
+		hint.Detail += fmt.Sprintf(" The id in the path seems to be encoded twice: decoded once it is %q.", id)
+		e = &hint
+	}
 	kind, ok := kinds[e.Code]
 	if !ok {
 		e = errInternal
