@@ -86,6 +86,8 @@ var access = map[string]struct{ callers, said string }{
 	"GET /whoami":       {"read consume refund export manage metrics self other admin", "Any caller."},
 	"GET /tiers":        {"read manage admin", "Scope: `read`."},
 
+	"GET /clients/{client}": {everybody, ""},
+
 	"GET /user/{cognito_user_id}":        {"read manage self admin", "Scope: `read`, or the user's own token."},
 	"GET /user/{cognito_user_id}/status": {"read manage self admin", "Scope: `read`, or the user's own token."},
 	"GET /user/{cognito_user_id}/ledger": {"read manage self admin", "Scope: `read`, or the user's own token."},
@@ -119,7 +121,8 @@ func (s *service) requestFor(route string) (r request, id string) {
 	id = s.account("tester", 0)
 	method, path, _ := strings.Cut(route, " ")
 	held := s.post("/user/"+id+"/reservations", m{"tokens": 5}).want(http.StatusCreated)["reservation_id"].(string)
-	path = strings.NewReplacer("{cognito_user_id}", id, "{reservation_id}", held, "{file}", "swagger-ui.css").Replace(path)
+	path = strings.NewReplacer("{cognito_user_id}", id, "{reservation_id}", held, "{file}", "swagger-ui.css",
+		"{client}", "user_management.py").Replace(path)
 	r = request{Method: method, Path: path}
 	switch last := path[strings.LastIndex(path, "/")+1:]; {
 	case method == http.MethodPatch || method == http.MethodPut && last == id:

@@ -52,7 +52,7 @@ func (o outcome) String() string {
 }
 
 var openAPI = sync.OnceValue(func() *contract {
-	for _, text := range []string{"text/html", "text/css", "text/javascript", "image/png", "application/yaml", "application/x-ndjson", "text/csv"} {
+	for _, text := range []string{"text/html", "text/css", "text/javascript", "text/x-python", "image/png", "application/yaml", "application/x-ndjson", "text/csv"} {
 		openapi3filter.RegisterBodyDecoder(text, openapi3filter.PlainBodyDecoder)
 	}
 	document := loadStrict()
@@ -289,7 +289,7 @@ func TestThePublishedDocumentIsLean(t *testing.T) {
 	document := loadPublished()
 	answers := maps.Clone(document.Components.Schemas)
 	for path, item := range document.Paths.Map() {
-		if strings.HasPrefix(path, "/docs") || strings.HasPrefix(path, "/openapi") || item.Head != nil {
+		if strings.HasPrefix(path, "/docs") || strings.HasPrefix(path, "/openapi") || strings.HasPrefix(path, "/clients") || item.Head != nil {
 			t.Errorf("%s is nothing that people call", path)
 		}
 		for method, o := range item.Operations() {
@@ -458,8 +458,8 @@ func TestEveryRequestExampleSucceeds(t *testing.T) {
 	}
 }
 
-// files are the paths of the documentation.
-var files = []string{"/docs", "/docs/{file}", "/redoc", "/openapi.json", "/openapi.yaml"}
+// files are the paths of the documentation and the clients.
+var files = []string{"/docs", "/docs/{file}", "/redoc", "/openapi.json", "/openapi.yaml", "/clients/{client}"}
 
 func TestEveryResponseHasExamplesThatFit(t *testing.T) {
 	t.Parallel()
@@ -624,6 +624,7 @@ var provocations = map[string]provocation{
 	"listUsers validation_failed":        withQuery("limit=0"),
 	"listReservations validation_failed": withQuery("limit=0"),
 	"readFeed validation_failed":         withQuery("limit=0"),
+	"getClient not_found":                withPath("user_management.py", "nothing"),
 	"getUsage validation_failed":         withQuery("from=yesterday"),
 	"getAllUsage validation_failed":      withQuery("by=nothing"),
 	"deleteUser validation_failed":       withQuery("erase=yes"),

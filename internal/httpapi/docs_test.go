@@ -22,6 +22,7 @@ import (
 var docsFiles = []string{
 	"/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/docs/docs.css", "/docs/docs.js",
 	"/docs/favicon-32x32.png", "/openapi.json", "/openapi.yaml",
+	"/clients/user_management.py", "/clients/user_management.md", "/clients/user-management.mjs", "/clients/user-management.md",
 }
 
 func TestBothFormsOfTheDocumentSayTheSame(t *testing.T) {
@@ -99,7 +100,7 @@ func TestANewVersionHasANewTag(t *testing.T) {
 	t.Parallel()
 	old := start(t)
 	updated := old.with(t, func(o *httpapi.Options) { o.Version = "next" })
-	for _, path := range []string{"/openapi.json", "/openapi.yaml"} {
+	for _, path := range []string{"/openapi.json", "/openapi.yaml", "/clients/user_management.py", "/clients/user-management.mjs"} {
 		if tag := old.get(path).Header.Get("ETag"); tag == updated.get(path).Header.Get("ETag") {
 			t.Errorf("%s has the tag %s in both versions", path, tag)
 		}

@@ -10,11 +10,13 @@ import (
 
 const serviceName = "Viral Pilot User Management Service"
 
-func (a *API) root(w http.ResponseWriter, _ *http.Request) error {
-	return respond(w, http.StatusOK, map[string]any{
+// root answers with what the service is, its calls and the clients that it hands out.
+func (a *API) root(clients map[string]clientBody) handler {
+	body := map[string]any{
 		"service": serviceName,
 		"version": a.Version,
 		"status":  "running",
+		"clients": clients,
 		"endpoints": map[string]string{
 			"health":         "GET /health",
 			"tiers":          "GET /tiers",
@@ -36,7 +38,8 @@ func (a *API) root(w http.ResponseWriter, _ *http.Request) error {
 			"documentation":  "GET /docs",
 			"whoami":         "GET /whoami",
 		},
-	})
+	}
+	return func(w http.ResponseWriter, _ *http.Request) error { return respond(w, http.StatusOK, body) }
 }
 
 // healthTimeout is how long the database may take to answer before the service calls itself unhealthy.

@@ -19,7 +19,9 @@ func (a *API) routes() chi.Router {
 	r.NotFound(a.handle(func(http.ResponseWriter, *http.Request) error { return errNotFound }))
 	r.MethodNotAllowed(a.handle(a.otherMethod(r)))
 
-	r.Get("/", a.handle(a.root))
+	handouts := newHandouts(a.Version)
+	r.Get("/", a.handle(a.root(handouts.listed)))
+	r.Get("/clients/{client}", a.handle(handouts.serve))
 	r.Get("/health", a.handle(a.health))
 	r.Get("/livez", a.handle(a.livez))
 

@@ -210,7 +210,7 @@ func TestAnswers_HaveExactlyTheDocumentedFields(t *testing.T) {
 		"a shortage":                    {s.consume("u", 5000).wantProblem(http.StatusPaymentRequired, "insufficient_tokens"), "code detail instance next_reset_at request_id status title tokens_remaining tokens_required type"},
 		"the tiers":                     {s.get("/tiers").want(http.StatusOK), "description tiers"},
 		"the health":                    {s.get("/health").want(http.StatusOK), "database service status timestamp version"},
-		"the root":                      {s.get("/").want(http.StatusOK), "endpoints service status version"},
+		"the root":                      {s.get("/").want(http.StatusOK), "clients endpoints service status version"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
