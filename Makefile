@@ -12,7 +12,7 @@ SOURCES := cmd internal migrations
 # `make build` stamps instead.
 export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -buildvcs=false)
 
-.PHONY: help run test test-rules test-browser test-proxy test-alerts test-faults test-pgbouncer soak bench bench-compare bench-growth lint fmt build sbom dev go compiler curl wrk haproxy pgbouncer chromium prometheus
+.PHONY: help run test test-rules test-browser test-proxy test-alerts test-clients test-faults test-pgbouncer soak bench bench-compare bench-growth lint fmt build sbom dev go compiler curl wrk haproxy pgbouncer chromium prometheus node python3-requests
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -62,9 +62,14 @@ test-browser: dev chromium ## Test in Chromium what pages of other origins, and 
 test-alerts: go prometheus ## Test with promtool when each alert fires, and what the dashboard shows at first
 	$(GO) test -tags alerts -count=1 -run 'TestAlerts|TestDashboard' ./internal/telemetry
 
+test-clients: dev node python3-requests ## Test the clients that the service hands out, and programs that use them while things fail
+	@bin/dev ensure-postgres
+	$(GO) test -tags clients -count=1 -timeout 10m ./internal/clients
+	$(GO) test -tags clients -count=1 -timeout 10m -v -run Clients ./cmd/user-management
+
 lint: go ## Check the code: vet, staticcheck, gofumpt, go.mod and go.sum
-	$(GO) vet -tags proxy,faults,soak,browser,alerts ./...
-	$(STATICCHECK) -tags proxy,faults,soak,browser,alerts ./...
+	$(GO) vet -tags proxy,faults,soak,browser,alerts,clients ./...
+	$(STATICCHECK) -tags proxy,faults,soak,browser,alerts,clients ./...
 	@echo "$(GOFUMPT) -l $(SOURCES)"
 	@files=$$($(GOFUMPT) -l $(SOURCES)) || exit 1; \
 	if [ -n "$$files" ]; then echo "Not formatted, run make fmt:"; echo "$$files"; exit 1; fi >&2
@@ -101,6 +106,17 @@ curl wrk haproxy pgbouncer chromium prometheus:
 		apt-get update -q && apt-get install -q -y --no-install-recommends $@; \
 	else \
 		echo "$@ is not installed: install the package of that name." >&2; exit 1; \
+	fi
+
+# What the clients that the service hands out run on.
+node python3-requests:
+	@case $@ in node) there="command -v node" package=nodejs ;; *) there="python3 -c 'import requests'" package=$@ ;; esac; \
+	eval "$$there" >/dev/null 2>&1 && exit; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing $$package." >&2; export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update -q && apt-get install -q -y --no-install-recommends $$package; \
+	else \
+		echo "$$package is not installed: install the package of that name." >&2; exit 1; \
 	fi
 
 # The race detector needs a C compiler.

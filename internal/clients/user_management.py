@@ -118,11 +118,11 @@ class InsufficientTokensError(SpendingRefusedError):
 
     @property
     def tokens_remaining(self) -> int:
-        return self.document["tokens_remaining"]
+        return self.document.get("tokens_remaining", 0)
 
     @property
     def tokens_required(self) -> int:
-        return self.document["tokens_required"]
+        return self.document.get("tokens_required", 0)
 
     @property
     def next_reset_at(self) -> Optional[str]:
