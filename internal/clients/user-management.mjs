@@ -179,6 +179,14 @@ const classes = {
 const beforeTheKey = ['unauthenticated', 'forbidden', 'cross_site', 'rate_limited', 'overloaded', 'database_unavailable', 'internal']
 
 /**
+ * @typedef {{ signal?: AbortSignal }} ReadOptions every call can be ended
+ * @typedef {{ idempotencyKey?: string, signal?: AbortSignal }} KeyOptions
+ * @typedef {KeyOptions & { metadata?: Record<string, string> }} ChangeOptions
+ * @typedef {string | Date} Time RFC 3339, or a Date
+ * @typedef {Record<string, any>} Answer the fields of an answer by their names in the API; later versions may have more
+ */
+
+/**
  * A client. Answers are the objects of the API, with two properties beside their fields: replayed, whether the command
  * had been carried out before under its key, and requestId, under which the service's log has the request.
  *
@@ -204,7 +212,7 @@ export class UserManagement {
    *   private network
    * @param {typeof fetch} [options.fetch] a fetch of your own
    */
-  constructor(baseUrl, { apiKey, timeoutMs = 15_000, retryForMs = 30_000, allowHttp = false, fetch = globalThis.fetch } = {}) {
+  constructor(baseUrl, { apiKey, timeoutMs = 15_000, retryForMs = 30_000, allowHttp = false, fetch: ownFetch } = {}) {
     const url = new URL(baseUrl)
     if (!['http:', 'https:'].includes(url.protocol) || url.username || url.password || url.search || url.hash) {
       throw new TypeError('baseUrl must be like https://users.example.com, without a user, a query or a fragment')
@@ -221,65 +229,104 @@ export class UserManagement {
     this.#apiKey = apiKey
     this.#timeoutMs = timeoutMs
     this.#retryForMs = retryForMs
-    this.#fetch = fetch.bind(globalThis)
+    this.#fetch = (ownFetch ?? globalThis.fetch).bind(globalThis)
   }
 
   // The service itself
 
-  /** Name, version and calls of the service, and the versions and sums of the clients that it hands out. */
+  /**
+   * Name, version and calls of the service, and the versions and sums of the clients that it hands out.
+   * @param {ReadOptions} [options]
+   */
   info(options) {
     return this.#get('/', {}, options)
   }
 
-  /** Whether the service and its database work: status is 'healthy', 'unhealthy' or 'shutting_down'. Tried once. */
+  /**
+   * Whether the service and its database work: status is 'healthy', 'unhealthy' or 'shutting_down'. Tried once.
+   * @param {ReadOptions} [options]
+   */
   health(options) {
     return this.#get('/health', {}, options, { retryForMs: 0, accept503: true })
   }
 
-  /** Answers while the process lives. Tried once. */
+  /**
+   * Answers while the process lives. Tried once.
+   * @param {ReadOptions} [options]
+   */
   livez(options) {
     return this.#get('/livez', {}, options, { retryForMs: 0 })
   }
 
-  /** Name and scopes of the key. */
+  /**
+   * Name and scopes of the key.
+   * @param {ReadOptions} [options]
+   */
   whoami(options) {
     return this.#get('/whoami', {}, options)
   }
 
-  /** The catalogue, with tokens_per_month -1 for unlimited. */
+  /**
+   * The catalogue, with tokens_per_month -1 for unlimited.
+   * @param {ReadOptions} [options]
+   */
   tiers(options) {
     return this.#get('/tiers', {}, options)
   }
 
   // Users
 
-  /** Makes an account; UserExistsError where there is one. */
+  /**
+   * Makes an account; UserExistsError where there is one.
+   * @param {string} userId
+   * @param {KeyOptions & { username?: string | null, email?: string | null }} [options]
+   */
   createUser(userId, { username, email, ...options } = {}) {
     return this.#change('POST', '/user', { cognito_user_id: userId, username, email }, options)
   }
 
-  /** Makes an account, or sets what is given on the one that there is. */
+  /**
+   * Makes an account, or sets what is given on the one that there is.
+   * @param {string} userId
+   * @param {ChangeOptions & { username?: string | null, email?: string | null }} [options]
+   */
   async putUser(userId, { username, email, metadata, ...options } = {}) {
     return this.#change('PUT', user(userId), { username, email, metadata }, options)
   }
 
-  /** The account; a free one is made where there is none. */
+  /**
+   * The account; a free one is made where there is none.
+   * @param {string} userId
+   * @param {ReadOptions} [options]
+   */
   async getUser(userId, options) {
     return this.#get(user(userId), {}, options)
   }
 
-  /** Sets what is given; null clears username and email. */
+  /**
+   * Sets what is given; null clears username and email.
+   * @param {string} userId
+   * @param {ChangeOptions & { username?: string | null, email?: string | null, subscriptionStatus?: string, isActive?: boolean }} [options]
+   */
   async updateUser(userId, { username, email, subscriptionStatus, isActive, metadata, ...options } = {}) {
     const body = { username, email, subscription_status: subscriptionStatus, is_active: isActive, metadata }
     return this.#change('PATCH', user(userId), body, options)
   }
 
-  /** Ends the open reservations and makes the account inactive. */
+  /**
+   * Ends the open reservations and makes the account inactive.
+   * @param {string} userId
+   * @param {KeyOptions} [options]
+   */
   async deactivateUser(userId, { idempotencyKey, signal } = {}) {
     await this.#call('DELETE', user(userId), { key: keyOf(idempotencyKey), signal })
   }
 
-  /** Removes what is personal. False while that goes on by itself; UserNotFoundError once it is done. */
+  /**
+   * Removes what is personal. False while that goes on by itself; UserNotFoundError once it is done.
+   * @param {string} userId
+   * @param {ReadOptions} [options]
+   */
   async eraseUser(userId, { signal } = {}) {
     try {
       const { status } = await this.#call('DELETE', user(userId), { query: { erase: true }, signal })
@@ -291,7 +338,10 @@ export class UserManagement {
     }
   }
 
-  /** All accounts that fit, read page by page. q is how an id, a username or an address begins. */
+  /**
+   * All accounts that fit, read page by page. q is how an id, a username or an address begins.
+   * @param {ReadOptions & { tier?: string, subscriptionStatus?: string, isActive?: boolean, lowBalance?: boolean, renewsBefore?: Time, q?: string, pageSize?: number }} [options]
+   */
   users({ tier, subscriptionStatus, isActive, lowBalance, renewsBefore, q, pageSize = 200, signal } = {}) {
     const query = {
       tier,
@@ -305,12 +355,21 @@ export class UserManagement {
     return this.#items('/users', 'users', query, signal)
   }
 
-  /** Whether the user may make a request (can_make_request), and why not (reason). create makes a new user first. */
+  /**
+   * Whether the user may make a request (can_make_request), and why not (reason). create makes a new user first.
+   * @param {string} userId
+   * @param {ReadOptions & { create?: boolean }} [options]
+   */
   async status(userId, { create = false, signal } = {}) {
     return this.#get(user(userId, 'status'), { create: create || undefined }, { signal })
   }
 
-  /** Sets the tier and the renewal date, which is cleared where none is given. */
+  /**
+   * Sets the tier and the renewal date, which is cleared where none is given.
+   * @param {string} userId
+   * @param {string} tier
+   * @param {ChangeOptions & { renewalDate?: Time | null }} [options]
+   */
   async changeTier(userId, tier, { renewalDate, metadata, ...options } = {}) {
     const body = { tier, renewal_date: timeOf(renewalDate), metadata }
     return this.#change('PUT', user(userId, 'tier'), body, options)
@@ -318,17 +377,32 @@ export class UserManagement {
 
   // Tokens
 
-  /** Charges tokens; SpendingRefusedError where the account may not. */
+  /**
+   * Charges tokens; SpendingRefusedError where the account may not.
+   * @param {string} userId
+   * @param {number} [tokens]
+   * @param {ChangeOptions} [options]
+   */
   async consume(userId, tokens = 1, { metadata, ...options } = {}) {
     return this.#change('POST', user(userId, 'consume-tokens'), { tokens_to_consume: tokens, metadata }, options)
   }
 
-  /** Adds top-ups, which do not lapse. */
+  /**
+   * Adds top-ups, which do not lapse.
+   * @param {string} userId
+   * @param {number} tokens
+   * @param {ChangeOptions} [options]
+   */
   async addTokens(userId, tokens, { metadata, ...options } = {}) {
     return this.#change('POST', user(userId, 'add-tokens'), { tokens_to_add: tokens, metadata }, options)
   }
 
-  /** Gives back what a consume or settle entry charged: all that is left of it, or a part. */
+  /**
+   * Gives back what a consume or settle entry charged: all that is left of it, or a part.
+   * @param {string} userId
+   * @param {string} entryId
+   * @param {ChangeOptions & { tokens?: number }} [options]
+   */
   async refund(userId, entryId, { tokens, metadata, ...options } = {}) {
     return this.#change('POST', user(userId, 'refunds'), { entry_id: entryId, tokens, metadata }, options)
   }
@@ -337,11 +411,19 @@ export class UserManagement {
 
   /**
    * Sets tokens aside for ttlSeconds (600).
+   * @param {string} userId
+   * @param {number} tokens
+   * @param {ChangeOptions & { ttlSeconds?: number }} [options]
    * @returns {Promise<Reservation>} to be settled or released
    */
   async reserve(userId, tokens, { ttlSeconds, metadata, ...options } = {}) {
     const body = { tokens, ttl_seconds: ttlSeconds, metadata }
-    return new Reservation(this, userId, await this.#change('POST', user(userId, 'reservations'), body, options))
+    const answer = await this.#change('POST', user(userId, 'reservations'), body, options)
+    const path = user(userId, 'reservations', answer.reservation_id, 'release')
+    const giveBack = async () => {
+      await this.#call('POST', path, { body: {}, key: keyOf(), retryForMs: releaseForMs })
+    }
+    return new Reservation(this, userId, answer, giveBack)
   }
 
   /**
@@ -349,12 +431,15 @@ export class UserManagement {
    * end that is charged. Where it said nothing, or failed, all is given back. Its error comes through whatever becomes of
    * the reservation, which expires by itself.
    * @template T
+   * @param {string} userId
+   * @param {number} tokens
    * @param {(reservation: Reservation) => T | Promise<T>} use
+   * @param {ChangeOptions & { ttlSeconds?: number }} [options] those of the reservation
    * @returns {Promise<T>} what use returns
    */
-  async withReservation(userId, tokens, ...rest) {
-    const use = rest.pop()
-    const reservation = await this.reserve(userId, tokens, rest[0])
+  async withReservation(userId, tokens, use, options) {
+    const reservation = await this.reserve(userId, tokens, options)
+    /** @type {T} */
     let result
     try {
       result = await use(reservation)
@@ -365,40 +450,70 @@ export class UserManagement {
     try {
       await reservation[end]()
     } catch (error) {
-      error.result = result
+      if (error instanceof UserManagementError) error.result = result
       throw error
     }
     return result
   }
 
+  /**
+   * @param {string} userId
+   * @param {string} reservationId
+   * @param {ReadOptions} [options]
+   */
   async getReservation(userId, reservationId, options) {
     return this.#get(user(userId, 'reservations', reservationId), {}, options)
   }
 
-  /** The account's reservations, read page by page: open, settled, released, expired or all. */
+  /**
+   * The account's reservations, read page by page: open, settled, released, expired or all.
+   * @param {string} userId
+   * @param {ReadOptions & { status?: string, pageSize?: number }} [options]
+   */
   reservations(userId, { status = 'open', pageSize = 200, signal } = {}) {
     return this.#items(user(userId, 'reservations'), 'reservations', { status, limit: pageSize }, signal)
   }
 
-  /** Lets an open reservation expire ttlSeconds from now. */
+  /**
+   * Lets an open reservation expire ttlSeconds from now.
+   * @param {string} userId
+   * @param {string} reservationId
+   * @param {number} ttlSeconds
+   * @param {KeyOptions} [options]
+   */
   async extend(userId, reservationId, ttlSeconds, options = {}) {
     return this.#change('POST', user(userId, 'reservations', reservationId, 'extend'), { ttl_seconds: ttlSeconds }, options)
   }
 
-  /** Charges what it cost. For seven days after a reservation has expired it is charged all the same: late is true. */
+  /**
+   * Charges what it cost. For seven days after a reservation has expired it is charged all the same: late is true.
+   * @param {string} userId
+   * @param {string} reservationId
+   * @param {number} tokensUsed
+   * @param {ChangeOptions} [options]
+   */
   async settle(userId, reservationId, tokensUsed, { metadata, ...options } = {}) {
     const path = user(userId, 'reservations', reservationId, 'settle')
     return this.#change('POST', path, { tokens_used: tokensUsed, metadata }, options)
   }
 
-  /** Gives all of it back. */
+  /**
+   * Gives all of it back.
+   * @param {string} userId
+   * @param {string} reservationId
+   * @param {ChangeOptions} [options]
+   */
   async release(userId, reservationId, { metadata, ...options } = {}) {
     return this.#change('POST', user(userId, 'reservations', reservationId, 'release'), { metadata }, options)
   }
 
   // Ledgers and usage
 
-  /** The entries of one account, newest first, read page by page. since is inclusive, until exclusive. */
+  /**
+   * The entries of one account, newest first, read page by page. since is inclusive, until exclusive.
+   * @param {string} userId
+   * @param {ReadOptions & { kind?: string, since?: Time, until?: Time, pageSize?: number }} [options]
+   */
   ledger(userId, { kind, since, until, pageSize = 200, signal } = {}) {
     return this.#items(user(userId, 'ledger'), 'entries', { kind, since, until, limit: pageSize }, signal)
   }
@@ -408,6 +523,7 @@ export class UserManagement {
    *
    * Keep next_cursor together with what became of the page and give it as after to go on there; 'latest' begins with
    * what comes from now on. With wait, in seconds up to 25, there is no end: it waits for more.
+   * @param {ReadOptions & { after?: string, kind?: string, wait?: number, pageSize?: number }} [options]
    */
   async *feed({ after, kind, wait = 0, pageSize = 1000, signal } = {}) {
     for (;;) {
@@ -420,12 +536,19 @@ export class UserManagement {
     }
   }
 
-  /** What the account was charged each day, both dates included; by divides it by a usage dimension. */
+  /**
+   * What the account was charged each day, both dates included; by divides it by a usage dimension.
+   * @param {string} userId
+   * @param {ReadOptions & { from?: Time, to?: Time, by?: string }} [options]
+   */
   async usage(userId, { from, to, by, signal } = {}) {
     return this.#get(user(userId, 'usage'), { from, to, by }, { signal })
   }
 
-  /** What all accounts together were charged each day; by may be 'tier' too. */
+  /**
+   * What all accounts together were charged each day; by may be 'tier' too.
+   * @param {ReadOptions & { from?: Time, to?: Time, by?: string }} [options]
+   */
   platformUsage({ from, to, by, signal } = {}) {
     return this.#get('/usage', { from, to, by }, { signal })
   }
@@ -441,14 +564,21 @@ export class UserManagement {
     }
   }
 
-  async #get(path, query, { signal } = {}, how = {}) {
+  /** @returns {Promise<Answer>} */
+  async #get(path, query, /** @type {ReadOptions} */ { signal } = {}, how = {}) {
     return (await this.#call('GET', path, { query, signal, ...how })).answer
   }
 
-  async #change(method, path, body, { idempotencyKey, signal, [retryFor]: retryForMs } = {}) {
-    return (await this.#call(method, path, { body, key: keyOf(idempotencyKey), signal, retryForMs })).answer
+  /** @returns {Promise<Answer>} */
+  async #change(method, path, body, /** @type {KeyOptions} */ { idempotencyKey, signal } = {}) {
+    return (await this.#call(method, path, { body, key: keyOf(idempotencyKey), signal })).answer
   }
 
+  /**
+   * @param {string} method
+   * @param {string} path
+   * @param {{ query?: object, body?: object, key?: string, signal?: AbortSignal, timeoutMs?: number, retryForMs?: number, accept503?: boolean }} how
+   */
   async #call(method, path, { query, body, key, signal, timeoutMs = this.#timeoutMs, retryForMs = this.#retryForMs, accept503 }) {
     const headers = { Accept: 'application/json' }
     // A browser would have to ask for leave to name another one.
@@ -496,25 +626,37 @@ export class UserManagement {
 }
 
 const end = Symbol('end')
-const retryFor = Symbol('retryFor')
 
 /** Tokens that are set aside. */
 export class Reservation {
   #client
+  #giveBack
   #closed = false
   #settleError
 
-  constructor(client, userId, answer) {
+  /**
+   * @param {UserManagement} client
+   * @param {string} userId
+   * @param {Answer} answer
+   * @param {() => Promise<void>} giveBack releases it, and does not try for long
+   */
+  constructor(client, userId, answer, giveBack) {
     this.#client = client
+    this.#giveBack = giveBack
     this.userId = userId
+    /** @type {string} */
     this.id = answer.reservation_id
     /** The latest answer about the reservation. */
     this.answer = answer
-    /** What it cost, once that is known. */
+    /** @type {number | undefined} what it cost, once that is known */
     this.tokensUsed = undefined
   }
 
-  /** Charges what it cost. Where it fails nothing is given back: settle it later, from here or by its id. */
+  /**
+   * Charges what it cost. Where it fails nothing is given back: settle it later, from here or by its id.
+   * @param {number} tokensUsed
+   * @param {ChangeOptions} [options]
+   */
   async settle(tokensUsed, options) {
     this.tokensUsed = tokensUsed
     try {
@@ -526,12 +668,19 @@ export class Reservation {
     }
   }
 
-  /** Gives all of it back. */
+  /**
+   * Gives all of it back.
+   * @param {ChangeOptions} [options]
+   */
   async release(options) {
     return this.#close(await this.#client.release(this.userId, this.id, options))
   }
 
-  /** Lets it expire ttlSeconds from now, at most 24 hours after it was made. */
+  /**
+   * Lets it expire ttlSeconds from now, at most 24 hours after it was made.
+   * @param {number} ttlSeconds
+   * @param {KeyOptions} [options]
+   */
   async extend(ttlSeconds, options) {
     this.answer = await this.#client.extend(this.userId, this.id, ttlSeconds, options)
     return this.answer
@@ -548,7 +697,7 @@ export class Reservation {
     if (this.#closed || (error !== undefined && error === this.#settleError)) return
     if (this.tokensUsed === undefined) {
       // What is not given back now expires by itself, and costs nobody anything.
-      await this.release({ [retryFor]: releaseForMs }).catch((failed) => {
+      await this.#giveBack().catch((failed) => {
         console.warn(`reservation ${this.id} is left to expire: ${failed}`)
       })
     } else if (error === undefined) {
@@ -571,7 +720,7 @@ async function attempt(fetch, url, request, timeoutMs, signal, accept503) {
   try {
     const response = await fetch(url, { ...request, signal: controller.signal })
     return read(response, await response.text(), accept503)
-  } catch (cause) {
+  } catch (/** @type {any} */ cause) {
     signal?.throwIfAborted()
     const why = controller.signal.aborted ? `within ${timeoutMs} ms` : cause.cause?.message || cause.message
     const error = new NoAnswerError(`${request.method} ${new URL(url).pathname}: no answer: ${why}`, { cause })
@@ -671,7 +820,8 @@ function isLoopback(hostname) {
 
 async function sleep(ms, signal) {
   signal?.throwIfAborted()
-  return new Promise((resolve, reject) => {
+  /** @type {Promise<void>} */
+  const slept = new Promise((resolve, reject) => {
     const aborted = () => {
       clearTimeout(timer)
       reject(signal.reason)
@@ -682,4 +832,5 @@ async function sleep(ms, signal) {
     }, ms)
     signal?.addEventListener('abort', aborted, { once: true })
   })
+  return slept
 }

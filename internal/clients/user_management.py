@@ -21,7 +21,7 @@ import ssl
 import time
 import uuid
 from datetime import date, datetime, timezone
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Type, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Type, Union
 from urllib.parse import quote, urlsplit
 
 import requests
@@ -781,7 +781,7 @@ def _no_answer(error: Exception, call: str) -> tuple[NoAnswerError, bool]:
 
 def _causes(error: Any) -> Iterator[BaseException]:
     """What an error of requests is made of."""
-    seen = []
+    seen: List[BaseException] = []
     waiting = [error]
     while waiting:
         error = waiting.pop()

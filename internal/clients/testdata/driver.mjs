@@ -27,14 +27,14 @@ async function run({ base, options: { timeout, retry_for: retryFor, api_keys: ke
   if (command.call === 'consume' && args.length === 1) args.push(undefined) // as many as there are
   const { block } = command
   if (block) {
-    const result = await users.withReservation(...args, named(command.named), async (reservation) => {
+    const use = async (reservation) => {
       if ('settle' in block) await reservation.settle(block.settle)
       if (block.release) await reservation.release()
       if ('used' in block) reservation.tokensUsed = block.used
       if ('raise' in block) throw new ModelError(block.raise)
       return 'answer'
-    })
-    return { result }
+    }
+    return { result: await users.withReservation(...args, use, named(command.named)) }
   }
   const answer = users[camel(command.call)](...args, named(command.named))
   if ('take' in command) {
