@@ -12,7 +12,7 @@ SOURCES := cmd internal migrations
 # `make build` stamps instead.
 export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -buildvcs=false)
 
-.PHONY: help run test test-rules test-browser test-proxy test-alerts test-clients test-faults test-pgbouncer soak bench bench-compare bench-growth lint fmt build sbom dev go compiler curl wrk haproxy pgbouncer chromium prometheus node python3-requests
+.PHONY: help run test test-rules test-browser test-proxy test-alerts test-manual test-clients test-faults test-pgbouncer soak bench bench-compare bench-growth lint fmt build sbom dev go compiler curl wrk haproxy pgbouncer chromium prometheus node python3-requests
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -67,9 +67,13 @@ test-clients: dev node python3-requests ## Test the clients that the service han
 	$(GO) test -tags clients -count=1 -timeout 10m ./internal/clients
 	$(GO) test -tags clients -count=1 -timeout 10m -v -run Clients ./cmd/user-management
 
+test-manual: dev ## Run the procedures of the manual: backup, recovery, archive, upgrade and roll-back, change of keys
+	@bin/dev ensure-postgres
+	$(GO) test -tags manual -count=1 -timeout 10m -run TestManual ./cmd/user-management
+
 lint: go ## Check the code: vet, staticcheck, gofumpt, go.mod and go.sum
-	$(GO) vet -tags proxy,faults,soak,browser,alerts,clients ./...
-	$(STATICCHECK) -tags proxy,faults,soak,browser,alerts,clients ./...
+	$(GO) vet -tags proxy,faults,soak,browser,alerts,clients,manual ./...
+	$(STATICCHECK) -tags proxy,faults,soak,browser,alerts,clients,manual ./...
 	@echo "$(GOFUMPT) -l $(SOURCES)"
 	@files=$$($(GOFUMPT) -l $(SOURCES)) || exit 1; \
 	if [ -n "$$files" ]; then echo "Not formatted, run make fmt:"; echo "$$files"; exit 1; fi >&2

@@ -114,7 +114,13 @@ func serve(t *testing.T, env ...string) *service {
 // serveIn is serve in a folder that may have a .env file.
 func serveIn(t *testing.T, dir string, env ...string) *service {
 	t.Helper()
-	s := &service{t: t, cmd: exec.CommandContext(t.Context(), binary), log: make(chan string, 10_000)}
+	return serveProgram(t, binary, dir, env...)
+}
+
+// serveProgram is serveIn for a program that may be another version.
+func serveProgram(t *testing.T, program, dir string, env ...string) *service {
+	t.Helper()
+	s := &service{t: t, cmd: exec.CommandContext(t.Context(), program), log: make(chan string, 10_000)}
 	s.cmd.Dir = dir
 	s.cmd.Env = append([]string{"SERVICE_HOST=127.0.0.1", "SERVICE_PORT=0", "LOG_FORMAT=json", "TOKEN_RESET_TIMEZONE=" + localpgtest.CalmZone()}, env...)
 	s.cmd.Stderr = os.Stderr

@@ -175,6 +175,23 @@ func (s *Server) Stop() error {
 	return err
 }
 
+// Command is a program that runs as the user of the server, in the server's
+// folder and with PostgreSQL's programs before all others on PATH: what its
+// administrator does to the folder, also while the server is stopped.
+func (s *Server) Command(name string, args ...string) (*exec.Cmd, error) {
+	attr, err := s.procAttr()
+	if err != nil {
+		return nil, err
+	}
+	postgres, err := s.clientProgram("postgres")
+	if err != nil {
+		return nil, err
+	}
+	cmd := s.command(attr, name, args...)
+	cmd.Env = append(cmd.Env, "PATH="+filepath.Dir(postgres)+string(filepath.ListSeparator)+os.Getenv("PATH"))
+	return cmd, nil
+}
+
 // Kill ends all processes of the server at once, as the loss of its machine
 // does: no session is told anything, and nothing is written any more. Start
 // recovers what was committed. It is an error when the server is not running.

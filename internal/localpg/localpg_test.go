@@ -153,6 +153,28 @@ func TestRootChangesUserWithoutNamespaces(t *testing.T) {
 	}
 }
 
+// The administrator's programs see the files of the server as its user does, whichever way root has taken.
+func TestCommandRunsAsTheUserOfTheServer(t *testing.T) {
+	t.Parallel()
+	for name, noNamespace := range map[string]bool{"first way": false, "without namespaces": true} {
+		t.Run(name, func(t *testing.T) {
+			server := newServer(t, Options{Dir: tempDir(t)})
+			server.noNamespace = noNamespace
+			start(t, server)
+			stop(t, server)
+			cmd, err := server.Command("sh", "-euc", `pg_controldata "$PWD/data"; mv data other; cp -R other data; id -u`)
+			if err != nil {
+				t.Fatal(err)
+			}
+			output, err := cmd.CombinedOutput()
+			if err != nil || !strings.Contains(string(output), "shut down") || strings.HasSuffix(string(output), "\n0\n") {
+				t.Errorf("%v %s", err, output)
+			}
+			start(t, server)
+		})
+	}
+}
+
 func TestRootBelowAPrivateFolder(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
