@@ -135,7 +135,7 @@ func (s *service) work(name string) {
 		s.tester(fmt.Sprintf("%s-%d", name, i))
 		s.do(http.MethodPost, user+"/add-tokens", `{"tokens_to_add": 100}`, name+"-add")
 		entry := s.do(http.MethodPost, user+"/consume-tokens", `{"tokens_to_consume": 1050, "metadata": {"model": "large"}}`, name+"-consume")
-		s.do(http.MethodPost, user+"/refunds", fmt.Sprintf(`{"entry_id": "%v", "tokens": 70}`, entry["entry_id"]), "")
+		s.do(http.MethodPost, user+"/refunds", fmt.Sprintf(`{"entry_id": "%v", "tokens": 40}`, entry["entry_id"]), "")
 		s.do(http.MethodPost, user+"/reservations", `{"tokens": 20, "ttl_seconds": 86400}`, name+"-open")
 		held := s.do(http.MethodPost, user+"/reservations", `{"tokens": 30}`, "")
 		s.do(http.MethodPost, fmt.Sprintf("%s/reservations/%v/settle", user, held["reservation_id"]), `{"tokens_used": 10}`, "")
@@ -282,6 +282,13 @@ func TestManual_ArchiveOfOldEntries(t *testing.T) {
 	s.work("old")
 	balance := s.remaining("old")
 	db := connect(t, server.URL("postgres"))
+	// Whose reset has to stay, since it ended a period.
+	db.Exec("INSERT INTO viralpilot.userdata (cognito_user_id, subscription_tier, tokens_remaining) VALUES ('adopted', 'tester', 500)")
+	for range 3 {
+		if err := s.consume("adopted", ""); err != nil {
+			t.Fatal(err)
+		}
+	}
 	day := localpgtest.Query[time.Time](db, "SELECT clock_timestamp()").UTC().Format("2006-01-02T15:04:05.000000Z")
 	s.goesOn("old")
 	s.work("new")
@@ -311,6 +318,9 @@ func TestManual_ArchiveOfOldEntries(t *testing.T) {
 	}
 	if left := db.number("SELECT count(*) FROM viralpilot.reservations WHERE status <> 'open'"); left != closed/2 {
 		t.Errorf("%d of %d closed reservations are left", left, closed)
+	}
+	if kept := db.number("SELECT count(*) FROM viralpilot.ledger WHERE cognito_user_id = 'adopted' AND kind IN ('monthly_reset', 'consume')"); kept != 2 {
+		t.Errorf("of a reset and three consumes %d are kept", kept)
 	}
 	// The service worked on meanwhile, and does.
 	if got := s.remaining("old"); got != balance-1 {
