@@ -95,6 +95,7 @@ sbom: build ## Write bin/user-management.cdx.json: what the binary is made of (C
 	$(CYCLONEDX) bin -json -std -version "$${version%% *}" -output bin/user-management.cdx.json bin/user-management
 
 dev: go
+	@[ -e bin/dev ] || echo "Compiling, which takes some minutes the first time." >&2
 	@CGO_ENABLED=0 $(GO) build -o bin/dev ./cmd/dev
 
 go:
