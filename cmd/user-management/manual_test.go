@@ -181,7 +181,7 @@ func (s *service) quit() {
 	}
 }
 
-// content is a fingerprint of all rows of the schema, table by table.
+// content is a fingerprint of all rows of the schema, table by table. A service that runs may change them by itself.
 func (d database) content() string {
 	d.T.Helper()
 	var sums strings.Builder
@@ -200,8 +200,10 @@ func TestManual_DumpAndRestore(t *testing.T) {
 	o := newOperator(t, server, binary, "RESTORED_URL="+server.URL("restored"))
 	s := serve(t, "DATABASE_URL="+server.URL("postgres"))
 	s.work("before")
+	s.quit()
 	want := connect(t, server.URL("postgres")).content()
 	o.paste(text[0])
+	s = serve(t, "DATABASE_URL="+server.URL("postgres"))
 	s.work("lost")
 	s.quit()
 
@@ -224,8 +226,8 @@ func TestManual_GoBackToAMoment(t *testing.T) {
 	server := localpgtest.Server(t)
 	db := connect(t, server.URL("postgres"))
 	data := localpgtest.Query[string](db, "SHOW data_directory")
-	o := newOperator(t, server, binary, "PGDATA="+data,
-		"ARCHIVE="+filepath.Join(filepath.Dir(data), "archive"), "BACKUP="+filepath.Join(filepath.Dir(data), "backup"))
+	backup := filepath.Join(filepath.Dir(data), "backup")
+	o := newOperator(t, server, binary, "PGDATA="+data, "ARCHIVE="+filepath.Join(filepath.Dir(data), "archive"), "BACKUP="+backup)
 	restart := func() {
 		t.Helper()
 		if err := server.Stop(); err != nil {
@@ -242,8 +244,10 @@ func TestManual_GoBackToAMoment(t *testing.T) {
 	s.work("backed-up")
 	o.pasteAs(server, text[1])
 	s.work("before")
+	s.quit()
 	db = connect(t, server.URL("postgres"))
 	want, moment := db.content(), localpgtest.Query[string](db, "SELECT clock_timestamp()::text")
+	s = serve(t, env)
 	s.work("lost")
 	s.quit()
 
@@ -251,7 +255,11 @@ func TestManual_GoBackToAMoment(t *testing.T) {
 	if err := server.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	o.env = append(o.env, "MOMENT="+moment, "DAY="+time.Now().Format(time.DateOnly))
+	days, err := os.ReadDir(backup)
+	if err != nil || len(days) != 1 {
+		t.Fatalf("the base backups are %v, %v", days, err)
+	}
+	o.env = append(o.env, "MOMENT="+moment, "DAY="+days[0].Name())
 	o.pasteAs(server, text[2])
 	if err := server.Start(t.Context()); err != nil {
 		t.Fatal(err)
