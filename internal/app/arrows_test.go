@@ -14,7 +14,7 @@ const module = "github.com/viralpilot/user-management/"
 var arrows = map[string][]string{
 	"cmd/user-management": {"internal/app", "internal/config"},
 	"cmd/bench":           {"internal/localpg"},
-	"cmd/dev":             {"internal/app", "internal/config", "internal/localpg"},
+	"cmd/dev":             {"internal/app", "internal/config", "internal/demo", "internal/localpg"},
 	"internal/app": {
 		"internal/auth", "internal/config", "internal/httpapi", "internal/postgres", "internal/telemetry", "internal/user",
 	},
@@ -22,7 +22,9 @@ var arrows = map[string][]string{
 	"internal/batch":     nil,
 	"internal/clients":   nil,
 	"internal/config":    {"internal/user"},
-	"internal/httpapi":   {"internal/auth", "internal/clients", "internal/user"},
+	"internal/console":   nil,
+	"internal/demo":      {"internal/user"},
+	"internal/httpapi":   {"internal/auth", "internal/clients", "internal/console", "internal/user"},
 	"internal/localpg":   nil,
 	"internal/postgres":  {"internal/batch", "internal/user", "migrations"},
 	"internal/telemetry": {"internal/user"},
@@ -61,7 +63,7 @@ func TestTheServiceContainsNothingThatIsForTests(t *testing.T) {
 	t.Parallel()
 	refuse(t, module+"cmd/user-management",
 		"testing", "net/http/httptest", "github.com/anishathalye", "github.com/getkin", "go.uber.org/goleak", "pgregory.net/rapid",
-		module+"internal/localpg", module+"internal/user/historytest", module+"internal/user/usertest")
+		module+"internal/demo", module+"internal/localpg", module+"internal/user/historytest", module+"internal/user/usertest")
 }
 
 // refuse fails the test for each package below one of the prefixes that pkg depends on.

@@ -113,6 +113,9 @@ var access = map[string]struct{ callers, said string }{
 	"DELETE /user/{cognito_user_id}":          {"manage admin", "Scope: `manage`."},
 	"PUT /user/{cognito_user_id}/tier":        {"manage admin", "Scope: `manage`."},
 	"POST /user/{cognito_user_id}/add-tokens": {"manage admin", "Scope: `manage`."},
+
+	"GET /console":        {everybody, ""},
+	"GET /console/{file}": {everybody, ""},
 }
 
 // requestFor makes a request for a route that succeeds, once, and returns it with the account that it is for.
@@ -121,8 +124,8 @@ func (s *service) requestFor(route string) (r request, id string) {
 	id = s.account("tester", 0)
 	method, path, _ := strings.Cut(route, " ")
 	held := s.post("/user/"+id+"/reservations", m{"tokens": 5}).want(http.StatusCreated)["reservation_id"].(string)
-	path = strings.NewReplacer("{cognito_user_id}", id, "{reservation_id}", held, "{file}", "swagger-ui.css",
-		"{client}", "user_management.py").Replace(path)
+	path = strings.NewReplacer("/console/{file}", "/console/console.css", "{cognito_user_id}", id, "{reservation_id}", held,
+		"{file}", "swagger-ui.css", "{client}", "user_management.py").Replace(path)
 	r = request{Method: method, Path: path}
 	switch last := path[strings.LastIndex(path, "/")+1:]; {
 	case method == http.MethodPatch || method == http.MethodPut && last == id:

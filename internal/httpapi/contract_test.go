@@ -52,7 +52,10 @@ func (o outcome) String() string {
 }
 
 var openAPI = sync.OnceValue(func() *contract {
-	for _, text := range []string{"text/html", "text/css", "text/javascript", "text/x-python", "image/png", "application/yaml", "application/x-ndjson", "text/csv"} {
+	for _, text := range []string{
+		"text/html", "text/css", "text/javascript", "text/x-python", "image/png", "image/svg+xml", "application/yaml",
+		"application/x-ndjson", "text/csv",
+	} {
 		openapi3filter.RegisterBodyDecoder(text, openapi3filter.PlainBodyDecoder)
 	}
 	document := loadStrict()
@@ -458,8 +461,10 @@ func TestEveryRequestExampleSucceeds(t *testing.T) {
 	}
 }
 
-// files are the paths of the documentation and the clients.
-var files = []string{"/docs", "/docs/{file}", "/redoc", "/openapi.json", "/openapi.yaml", "/clients/{client}"}
+// files are the paths of the documentation, the clients and the console.
+var files = []string{
+	"/docs", "/docs/{file}", "/redoc", "/openapi.json", "/openapi.yaml", "/clients/{client}", "/console", "/console/{file}",
+}
 
 func TestEveryResponseHasExamplesThatFit(t *testing.T) {
 	t.Parallel()
@@ -607,6 +612,8 @@ var provocations = map[string]provocation{
 		r.Header = http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
 		r.Body = "tokens=1"
 	}},
+
+	"getConsoleFile not_found": withPath("console.css", "nothing"),
 
 	"putUser user_not_found": {store: user.ErrUserNotFound},
 	"getUser user_not_found": {

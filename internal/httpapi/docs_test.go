@@ -23,6 +23,7 @@ var docsFiles = []string{
 	"/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/docs/docs.css", "/docs/docs.js",
 	"/docs/favicon-32x32.png", "/openapi.json", "/openapi.yaml",
 	"/clients/user_management.py", "/clients/user_management.md", "/clients/user-management.mjs", "/clients/user-management.md",
+	"/console", "/console/main.js", "/console/console.css", "/console/icon.svg",
 }
 
 func TestBothFormsOfTheDocumentSayTheSame(t *testing.T) {

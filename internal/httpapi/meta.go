@@ -36,6 +36,7 @@ func (a *API) root(clients map[string]clientBody) handler {
 			"ledger":         "GET /user/{cognito_user_id}/ledger",
 			"usage":          "GET /user/{cognito_user_id}/usage",
 			"documentation":  "GET /docs",
+			"console":        "GET /console",
 			"whoami":         "GET /whoami",
 		},
 	}

@@ -83,6 +83,9 @@ func (a *API) routes() chi.Router {
 	r.Get("/docs", a.handle(docs.page.serve))
 	r.Get("/docs/{file}", a.handle(docs.asset))
 	r.Get("/redoc", a.handle(redoc))
+	console := newConsole()
+	r.Get("/console", a.handle(console.page))
+	r.Get("/console/{file}", a.handle(console.asset))
 	r.Get("/openapi.json", a.handle(func(w http.ResponseWriter, r *http.Request) error { return docs.json().serve(w, r) }))
 	r.Get("/openapi.yaml", a.handle(func(w http.ResponseWriter, r *http.Request) error { return docs.yaml().serve(w, r) }))
 	return r

@@ -171,7 +171,7 @@ func addHeaders(response *openapi3.Response, more openapi3.Headers) {
 	maps.Copy(response.Headers, more)
 }
 
-// addFiles adds the documentation itself and the clients, which people do not call.
+// addFiles adds the documentation itself, the clients and the console, which people do not call.
 func addFiles(document *openapi3.T) {
 	ok := func(mediaTypes ...string) *openapi3.Response {
 		return openapi3.NewResponse().WithDescription("The file.").
@@ -210,6 +210,13 @@ func addFiles(document *openapi3.T) {
 	name = openapi3.NewPathParameter("client").WithSchema(openapi3.NewStringSchema())
 	name.Example = "user_management.py"
 	add("/clients/{client}", "getClient", openapi3.Parameters{{Value: name}}, client)
+
+	add("/console", "getConsole", nil, file("text/html"))
+	asset = file("text/css", "text/javascript", "image/svg+xml", "text/plain")
+	asset[http.StatusNotFound] = problemResponse(document, http.StatusNotFound, []any{"not_found"})
+	name = openapi3.NewPathParameter("file").WithSchema(openapi3.NewStringSchema())
+	name.Example = "console.css"
+	add("/console/{file}", "getConsoleFile", openapi3.Parameters{{Value: name}}, asset)
 
 	redirect := openapi3.NewResponse().WithDescription("The page is there.")
 	addHeaders(redirect, noStore)
