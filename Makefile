@@ -12,13 +12,16 @@ SOURCES := cmd internal migrations
 # `make build` stamps instead.
 export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -buildvcs=false)
 
-.PHONY: help run test test-rules test-browser test-proxy test-alerts test-manual test-clients test-faults test-pgbouncer soak bench bench-compare bench-growth lint fmt build sbom dev go compiler curl wrk haproxy pgbouncer chromium prometheus node python3-requests
+.PHONY: help run demo test test-rules test-browser test-proxy test-alerts test-manual test-clients test-faults test-pgbouncer soak bench bench-compare bench-growth lint fmt build sbom dev go compiler curl wrk haproxy pgbouncer chromium prometheus node python3-requests
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
 run: dev ## Run the service, with a PostgreSQL of its own unless DATABASE_URL is set
 	@exec bin/dev
+
+demo: dev ## Run the service with 300 made-up users and 90 days of their history, to look at in the console
+	@exec bin/dev demo
 
 test: dev compiler curl ## Run all tests, on a PostgreSQL of their own unless TEST_DATABASE_URL is set
 	@bin/dev ensure-postgres

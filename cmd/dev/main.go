@@ -2,6 +2,9 @@
 // PostgreSQL server of its own unless DATABASE_URL names another. It is for
 // developers' machines and never part of the image.
 //
+// `dev demo` is behind `make demo`: the same on a database of its own, with a
+// history that is made up the first time.
+//
 // `dev ensure-postgres` only installs what `make test` needs to start servers,
 // if that is possible and they are not there.
 package main
@@ -34,12 +37,14 @@ func main() {
 	switch args := os.Args[1:]; {
 	case len(args) == 0:
 		err = run(ctx)
+	case len(args) == 1 && args[0] == "demo":
+		err = runDemo(ctx)
 	case len(args) == 1 && args[0] == "ensure-postgres":
 		if os.Getenv("TEST_DATABASE_URL") == "" {
 			err = localpg.EnsureBinaries(ctx, os.Stderr)
 		}
 	default:
-		err = errors.New("usage: dev [ensure-postgres]")
+		err = errors.New("usage: dev [demo | ensure-postgres]")
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -69,8 +74,13 @@ func run(ctx context.Context) (err error) {
 		}
 		defer func() { err = errors.Join(err, database.Stop()) }()
 	}
+	return serve(ctx, cfg)
+}
+
+// serve says where the service is going to listen, and runs it.
+func serve(ctx context.Context, cfg config.Config) error {
 	url := "http://" + net.JoinHostPort(localHost(cfg.ServiceHost), strconv.Itoa(cfg.ServicePort))
-	fmt.Fprintf(os.Stderr, "API: %s  documentation: %s/docs  (Ctrl-C stops)\n", url, url)
+	fmt.Fprintf(os.Stderr, "API: %s  documentation: %s/docs  console: %s/console  (Ctrl-C stops)\n", url, url, url)
 	return app.Run(ctx, cfg, os.Stdout)
 }
 
@@ -85,19 +95,24 @@ func newDatabase(ctx context.Context) (*localpg.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	for name, value := range map[string]string{
+	return database, setDefaults(map[string]string{
 		"DATABASE_URL": database.URL("postgres"),
 		"SERVICE_HOST": "127.0.0.1",
 		"LOG_FORMAT":   "text",
-	} {
+	})
+}
+
+// setDefaults sets variables of the environment that have no value.
+func setDefaults(defaults map[string]string) error {
+	for name, value := range defaults {
 		if os.Getenv(name) != "" {
 			continue
 		}
 		if err := os.Setenv(name, value); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return database, nil
+	return nil
 }
 
 // localHost is where a browser on this machine finds a service on host.

@@ -313,6 +313,22 @@ func Migrate(ctx context.Context, cfg config.Config, stdout io.Writer) error {
 	return nil
 }
 
+// OpenService is the service without its HTTP surface and its sweeps, on a store that goes by the clock (see
+// [postgres.Options]; nil for the database's own): for programs that write histories. It is to be closed by stop.
+func OpenService(ctx context.Context, cfg config.Config, clock func(ctx context.Context, database time.Time) time.Time, log *slog.Logger) (service *user.Service, stop func(), err error) {
+	options := databaseOptions(cfg, log)
+	options.Clock = clock
+	store, err := postgres.Open(ctx, options)
+	if err != nil {
+		return nil, nil, err
+	}
+	if service, err = newService(cfg, store); err != nil {
+		store.Close()
+		return nil, nil, err
+	}
+	return service, store.Close, nil
+}
+
 func newService(cfg config.Config, store user.Store) (*user.Service, error) {
 	tiers, err := user.NewCatalogue(cfg.TierMonthlyTokens)
 	if err != nil {
