@@ -4,6 +4,9 @@ STATICCHECK := $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT := $(GO) run mvdan.cc/gofumpt@v0.12.0
 CYCLONEDX := $(GO) run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 
+# What axe.min.js of the version below has to be (SHA-256).
+AXE := 29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c
+
 # The folders that hold Go code: named, so that a module cache below the
 # working tree is not taken for ours.
 SOURCES := cmd internal migrations
@@ -12,7 +15,7 @@ SOURCES := cmd internal migrations
 # `make build` stamps instead.
 export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -buildvcs=false)
 
-.PHONY: help run demo test test-rules test-browser test-proxy test-alerts test-manual test-clients test-faults test-pgbouncer soak bench bench-compare bench-growth lint fmt build sbom dev go compiler curl wrk haproxy pgbouncer chromium prometheus node python3-requests
+.PHONY: help run demo picture test test-rules test-browser test-proxy test-alerts test-manual test-clients test-faults test-pgbouncer soak bench bench-compare bench-growth lint fmt build sbom dev go compiler curl wrk haproxy pgbouncer chromium prometheus npm node python3-requests
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -58,9 +61,22 @@ test-proxy: dev haproxy ## Test the proxy of docker-compose.yml's profile "scale
 	@bin/dev ensure-postgres
 	PATH="$$PATH:/usr/sbin" $(GO) test -tags proxy -count=1 -run TestTheProxy -v ./internal/app
 
-test-browser: dev chromium ## Test in Chromium what pages of other origins, and the documentation, can do
+test-browser: dev chromium bin/axe.min.js ## Test in Chromium the console, and what pages of other origins and the documentation can do
 	@bin/dev ensure-postgres
-	$(GO) test -tags browser -count=1 -timeout 10m -run Browser ./internal/app
+	$(GO) test -tags browser -count=1 -timeout 15m -run Browser ./internal/app
+
+picture: dev chromium bin/axe.min.js ## Make the README's picture of the console anew
+	@bin/dev ensure-postgres
+	@pictures=$$(mktemp -d) && \
+	$(GO) test -tags browser -count=1 -timeout 15m -run TestThePagesOfTheConsole ./internal/app -pictures "$$pictures" && \
+	cp "$$pictures/overview-1280.png" internal/console/console.png; rm -r "$$pictures"
+
+# It looks for what people who cannot see a page would miss.
+bin/axe.min.js: | npm
+	@mkdir -p bin && folder=$$(mktemp -d) && \
+	( cd "$$folder" && npm pack --silent axe-core@4.14.1 >/dev/null && tar -xzf axe-core-4.14.1.tgz && \
+	echo "$(AXE)  package/axe.min.js" | sha256sum --check --quiet ) && \
+	cp "$$folder/package/axe.min.js" bin/; rm -r "$$folder"; test -f bin/axe.min.js
 
 test-alerts: go prometheus ## Test with promtool when each alert fires, and what the dashboard shows at first
 	$(GO) test -tags alerts -count=1 -run 'TestAlerts|TestDashboard' ./internal/telemetry
@@ -107,7 +123,7 @@ go:
 
 # The README's lines are run with curl, the load comes from wrk, haproxy is what is in front of several replicas,
 # pgbouncer what may be in front of the database, chromium what people look at pages with, and prometheus brings promtool.
-curl wrk haproxy pgbouncer chromium prometheus:
+curl wrk haproxy pgbouncer chromium prometheus npm:
 	@PATH="$$PATH:/usr/sbin" command -v $@ >/dev/null && exit; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "Installing $@." >&2; export DEBIAN_FRONTEND=noninteractive; \

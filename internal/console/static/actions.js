@@ -2,7 +2,7 @@
 // call, and sends it with a key of its own, so that it counts once however often it is sent.
 
 import { h, fill, icon, field, plural, problemBox, copyButton, toast, select } from './dom.js'
-import { call, curl, userPath, get } from './api.js'
+import { call, connection, curl, userPath, get } from './api.js'
 
 const amount = (props) => h('input', { type: 'number', min: '1', max: '2147483647', step: '1', inputmode: 'numeric', autocomplete: 'off', ...props })
 
@@ -110,9 +110,19 @@ function open({ id, title, verb, fields, plan, said, done, danger = false, typed
   const reason = reasonInput()
   const heading = h('h2', { id: 'dialog-title', tabindex: '-1', text: title })
   const content = h('div')
-  const dialog = h('dialog', { class: 'action', 'aria-labelledby': heading.id, onclose: () => dialog.remove() },
-    h('div', { class: 'dialog-head' }, heading, h('button', { type: 'button', class: 'quiet', 'aria-label': 'Close', onclick: () => dialog.close() }, icon('close'))),
-    content)
+  // What is outside of an open dialog is not read out: it says by itself when the service is away.
+  const away = h('p', { class: 'dialog-away', role: 'alert' })
+  const watch = () => { away.textContent = connection.reason() && connection.reason() + ' What you have typed is kept.' }
+  connection.listeners.add(watch)
+  const dialog = h('dialog', {
+    class: 'action', 'aria-labelledby': heading.id,
+    onclose: () => {
+      connection.listeners.delete(watch)
+      dialog.remove()
+    },
+  },
+  h('div', { class: 'dialog-head' }, heading, h('button', { type: 'button', class: 'quiet', 'aria-label': 'Close', onclick: () => dialog.close() }, icon('close'))),
+  away, content)
   const form = h('form', {
     onsubmit: (event) => {
       event.preventDefault()
@@ -136,6 +146,7 @@ function open({ id, title, verb, fields, plan, said, done, danger = false, typed
     const back = h('button', { type: 'button', class: 'secondary', onclick: ask, text: 'Back' })
     const again = h('input', { name: 'typed', autocomplete: 'off', spellcheck: 'false', required: true })
     const lines = curl(request)
+    const sentenceLine = h('p', { class: 'sentence', tabindex: '-1' }, sentence, ' ', h('code', { class: 'confirm-id', text: id }), '?')
     const question = h('form', {
       onsubmit: async (event) => {
         event.preventDefault()
@@ -153,26 +164,28 @@ function open({ id, title, verb, fields, plan, said, done, danger = false, typed
           done(answer)
         } catch (problem) {
           fill(wrong, problemBox(problem))
-          go.textContent = problem.away ? 'Try again' : verb
+          go.textContent = problem.unknown ? 'Try again' : verb
         } finally {
           go.disabled = back.disabled = false
         }
       },
     },
-    h('p', { class: 'sentence' }, sentence, ' ', h('code', { class: 'confirm-id', text: id }), '?'),
+    sentenceLine,
     reason.value.trim() && h('p', { class: 'lead', text: 'Reason: ' + reason.value.trim() }),
     typed && field('Type the id once more', again),
     h('div', { class: 'call' }, h('div', { class: 'call-head' }, h('h3', { text: 'The same by curl' }), copyButton(() => lines, 'Copy the curl command')),
       h('pre', { class: 'curl', tabindex: '0', role: 'region', 'aria-label': 'The call as a curl command', text: lines })),
     wrong, h('div', { class: 'dialog-actions' }, back, go))
     fill(content, question)
+    // Not the button: Enter pressed twice must not do it unread.
     if (typed) again.focus()
-    else go.focus()
+    else sentenceLine.focus()
   }
 
   document.body.append(dialog)
   dialog.showModal()
   ask()
+  watch()
 }
 
 const whom = (id) => h('p', { class: 'whom' }, 'User ', h('code', { text: id }))

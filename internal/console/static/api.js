@@ -20,13 +20,13 @@ const included = { read: 'manage', refund: 'manage', export: 'manage' }
 // can reports whether the caller has one of the scopes, by itself or as part of another.
 export const can = (...scopes) => scopes.some((s) => session.scopes.has(s) || session.scopes.has(included[s]))
 
-// Problem is why a call did not do what it was asked. away is true where nothing is known of its outcome: it may be sent
-// again under the same key.
+// Problem is why a call did not do what it was asked. unknown is true where it may have been done all the same: it is to be
+// sent again under the same key. away is true where the service, or its database, was not there.
 export class Problem extends Error {
-  constructor({ status = 0, code = '', detail, requestId = '', errors = [], requiredScope = '', away = false }) {
+  constructor({ status = 0, code = '', detail, requestId = '', errors = [], unknown = false, away = false }) {
     super(detail)
     this.name = 'Problem'
-    Object.assign(this, { status, code, detail, requestId, errors, requiredScope, away })
+    Object.assign(this, { status, code, detail, requestId, errors, unknown, away })
   }
 }
 
@@ -52,6 +52,7 @@ export async function call(method, path, { query, body, idempotencyKey, signal, 
     if (signal?.aborted) throw error
     connection.lost()
     throw new Problem({
+      unknown: true,
       away: true,
       detail: method === 'GET' ? 'The service did not answer.'
         : 'The service did not answer, so that it is not known whether the change was made. Trying again is safe: it counts once.',
@@ -64,16 +65,17 @@ export async function call(method, path, { query, body, idempotencyKey, signal, 
     answer = null
   }
   if (response.ok) return { status: response.status, body: answer, replayed: response.headers.get('Idempotency-Replayed') === 'true' }
+  const between = response.status === 502 || response.status === 504 // somebody between has no answer of it
   const problem = new Problem({
     status: response.status,
     code: answer?.code,
     detail: answer?.detail ?? `The service answered ${response.status} ${response.statusText}.`,
     requestId: answer?.request_id ?? response.headers.get('X-Request-Id') ?? '',
     errors: answer?.errors,
-    requiredScope: answer?.required_scope,
-    away: response.status === 502 || response.status === 504 || (response.status === 503 && answer?.outcome !== 'none'),
+    unknown: between || (response.status === 503 && answer?.outcome !== 'none'),
+    away: between || answer?.code === 'database_unavailable',
   })
-  if (response.status === 502 || response.status === 504 || problem.code === 'database_unavailable') connection.lost()
+  if (problem.away) connection.lost()
   if (response.status === 401 && key === session.key) session.ended?.(problem)
   throw problem
 }
@@ -108,6 +110,10 @@ export const connection = {
   state: 'up',
   listeners: new Set(),
   timer: 0,
+  // reason says in words what is the matter, and nothing while all is well.
+  reason() {
+    return { silent: 'The service does not answer.', unhealthy: 'The service cannot reach its database.', stopping: 'The service is being stopped.' }[this.state] ?? ''
+  },
   // lost is called when a call got no answer.
   lost() {
     if (this.state === 'up') this.become('silent')
@@ -115,9 +121,8 @@ export const connection = {
   },
   become(state) {
     if (state === this.state) return
-    const before = this.state
     this.state = state
-    for (const listener of this.listeners) listener(state, before)
+    for (const listener of [...this.listeners]) listener(state)
   },
   // look asks how the service is, after a while, and goes on doing so.
   look(after) {

@@ -171,7 +171,7 @@ function table(caption, head, rows) {
   details.addEventListener('toggle', () => {
     if (!details.open || details.querySelector('table')) return
     const cell = (value) => typeof value === 'number' ? h('td', { class: 'number', text: number(value) }) : h('th', { scope: 'row', text: value })
-    details.append(h('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': caption },
+    details.append(h('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Table: ' + caption },
       h('table', null, h('caption', { class: 'hidden', text: caption }),
         h('thead', null, h('tr', null, head.map((text, i) => h('th', { scope: 'col', class: i > 0 && 'number', text })))),
         h('tbody', null, rows.map((row) => h('tr', null, row.map(cell)))))))

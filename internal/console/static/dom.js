@@ -141,7 +141,7 @@ export function select(options, value, props) {
 export function problemBox(problem, retry) {
   return h('div', { class: 'problem', role: 'alert' },
     h('p', { class: 'problem-detail', text: problem.detail }),
-    problem.errors?.length && h('ul', null, problem.errors.map((e) => h('li', null, h('code', { text: e.field }), ' ', e.message))),
+    problem.errors?.length > 0 && h('ul', null, problem.errors.map((e) => h('li', null, h('code', { text: e.field }), ' ', e.message))),
     (problem.code || problem.requestId) && h('p', { class: 'problem-origin' },
       problem.status ? `${problem.status} ` : '', problem.code && h('code', { text: problem.code }),
       problem.requestId && [' · request ', h('code', { class: 'request-id', text: problem.requestId })]),
@@ -149,20 +149,26 @@ export function problemBox(problem, retry) {
 }
 
 // part is a card whose content is loaded: load runs fetch, shows what show makes of it, or the problem. Until then, and
-// while it is loaded again, it keeps what it had.
+// while it is loaded again or the service is away, it keeps what it had.
 export function part(title, { fetch, show, id, controls, wide }) {
   const heading = h('h2', { text: title, id: id + '-title' })
   const body = h('div', { class: 'part-body' }, h('div', { class: 'skeleton', 'aria-hidden': 'true' }))
   const element = h('section', { class: 'card' + (wide ? ' wide' : ''), id, 'aria-labelledby': heading.id }, h('div', { class: 'card-head' }, heading, controls), body)
   let latest = 0
+  let loaded = false
   async function load() {
     const mine = ++latest
     element.setAttribute('aria-busy', 'true')
     try {
       const result = await fetch()
-      if (mine === latest) show(body, result)
+      if (mine !== latest) return
+      show(body, result)
+      loaded = true
     } catch (problem) {
-      if (mine === latest && problem.name !== 'AbortError') fill(body, problemBox(problem, load))
+      if (problem.name === 'AbortError' || mine !== latest) return
+      if (problem.away && loaded) return // it is loaded again when the service is back
+      loaded = false
+      fill(body, problemBox(problem, load))
     } finally {
       if (mine === latest) element.removeAttribute('aria-busy')
     }

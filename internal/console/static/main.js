@@ -157,13 +157,7 @@ async function start() {
   }
 }
 
-const reasons = {
-  silent: 'The service does not answer.',
-  unhealthy: 'The service cannot reach its database.',
-  stopping: 'The service is being stopped.',
-}
-
-connection.listeners.add((state, before) => {
+connection.listeners.add((state) => {
   if (state === 'up') {
     fill(away)
     announce('The service is back.')
@@ -171,7 +165,7 @@ connection.listeners.add((state, before) => {
     else shown?.load?.()
     return
   }
-  fill(away, h('p', { class: 'away' }, icon('away'), h('strong', { text: reasons[state] }),
+  fill(away, h('p', { class: 'away' }, icon('away'), h('strong', { text: connection.reason() }),
     h('span', { text: ' What you have typed is kept. The console goes on by itself when the service is back.' })))
 })
 

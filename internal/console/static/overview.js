@@ -59,7 +59,7 @@ export function overview({ query, title }) {
         tile('Tokens charged', number(charged), ranges.find(([v]) => v === span.value)[1].toLowerCase()),
         tile('A day on average', number(charged / Math.max(1, days.length)), 'tokens'),
         tile('Given back', number(usage.total_refunded), charged ? `${(100 * usage.total_refunded / charged).toFixed(1)} % of what was charged` : ''),
-        tile('Users that spent today', number(usage.days.at(-1)?.users ?? 0), `${number(busy.reduce((sum, d) => sum + d.users, 0) / Math.max(1, busy.length))} a day on average`))
+tile('Users that spend', number(busy.reduce((sum, d) => sum + d.users, 0) / Math.max(1, busy.length)), `a day on average; ${number(usage.days.at(-1)?.users ?? 0)} today`))
       announce(`${number(charged)} tokens were charged.`)
     },
   })
@@ -120,7 +120,7 @@ function counting(signal) {
     const cell = (n) => h('td', { class: 'number' + (n ? '' : ' none'), text: number(n) })
     const sum = (list) => list.reduce((a, b) => a + b, 0)
     fill(body,
-      h('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Users by tier and status' }, h('table', { class: 'census' },
+      h('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Table of users by tier and status' }, h('table', { class: 'census' },
         h('thead', null, h('tr', null, h('th', { scope: 'col', text: 'Tier' }), columns.map((c) => h('th', { scope: 'col', class: 'number', text: c })), h('th', { scope: 'col', class: 'number', text: 'all' }))),
         h('tbody', null, tiers.map(([tier, counts]) => h('tr', null, h('th', { scope: 'row' }, h('a', { href: '#/users?' + new URLSearchParams({ tier }) }, tierBadge(tier))), counts.map(cell), cell(sum(counts))))),
         h('tfoot', null, h('tr', null, h('th', { scope: 'row', text: 'all' }), columns.map((_, c) => cell(sum(tiers.map(([, counts]) => counts[c])))), cell(counted))))))

@@ -18,6 +18,9 @@ const why = {
   subscription_lapsed: 'the subscription has lapsed',
 }
 
+// nobody are the codes of an id under which there is nothing to see.
+const nobody = ['user_not_found', 'being_erased', 'invalid_path']
+
 export function user({ id, title }) {
   title('User ' + id)
   const stop = new AbortController()
@@ -25,13 +28,20 @@ export function user({ id, title }) {
   const head = h('div', { class: 'page-head' }, h('h1', { text: id }))
   const parts = h('div', { class: 'grid' })
   const page = h('div', { class: 'page' }, h('a', { class: 'back', href: '#/users' }, icon('back'), 'Users'), head, parts)
-  const refresh = () => load()
 
   const balance = part('Balance', { id: 'balance', wide: true, fetch: status, show: showBalance })
   // GET of a user would make one that is not there: the status is asked first.
   async function status() {
-    const state = await read('status')
-    return { state, account: await get(userPath(id), {}, stop.signal) }
+    try {
+      const state = await read('status')
+      return { state, account: await get(userPath(id), {}, stop.signal) }
+    } catch (problem) {
+      if (nobody.includes(problem.code)) { // nor is there anything else to show
+        fill(parts, h('section', { class: 'card wide' }, problemBox(problem)))
+        announce(problem.detail)
+      }
+      throw problem
+    }
   }
 
   function showBalance(body, { state, account }) {
@@ -129,16 +139,13 @@ export function user({ id, title }) {
 
   const ledger = ledgerPart(id, read, refresh)
 
-  let shown = false
-  async function load() {
-    balance.element.remove()
-    append(parts, shown ? [] : [balance.element, history.element, usage.element, can('read') && holds.element, ledger.element])
-    if (shown) parts.prepend(balance.element)
-    shown = true
-    await Promise.all([balance.load(), history.load(), usage.load(), holds.load(), ledger.load()])
+  const all = [balance, history, usage, holds, ledger]
+  function refresh() {
+    if (!parts.contains(balance.element)) fill(parts, all.map((p) => p.element))
+    for (const p of all) p.load()
   }
 
-  return { element: page, load, end: () => stop.abort() }
+  return { element: page, load: refresh, end: () => stop.abort() }
 }
 
 const fact = (name, ...value) => h('div', null, h('dt', { text: name }), h('dd', null, value))

@@ -22,17 +22,20 @@ const fields = {
   subscription_renewal_date: 'renewal date',
 }
 
-const value = (v) => v === true ? 'active' : v === false ? 'deactivated' : v === null || v === undefined ? 'none'
-  : /^\d{4}-\d\d-\d\dT/.test(v) ? String(v).slice(0, 10) : String(v).replaceAll('_', ' ')
+const value = (v) => v === true ? 'active' : v === false ? 'deactivated' : v === null || v === undefined ? 'none' : String(v).replaceAll('_', ' ')
 
-// changed lists what an entry changed beside the balance. Of names and addresses the ledger says only that they changed.
+// changed lists what an entry changed beside the balance. Of some, such as names and addresses, the ledger says only that
+// they changed.
 export function changed(changes) {
-  return Object.entries(changes ?? {}).map(([name, { from, to }]) => {
+  const order = Object.keys(fields)
+  const list = Object.entries(changes ?? {}).sort(([a], [b]) => order.indexOf(a) - order.indexOf(b))
+  return list.map(([name, { from, to }]) => {
     const field = fields[name] ?? name.replaceAll('_', ' ')
-    if (name === 'username' || name === 'email') return `${field} changed`
-    return `${field}: ${value(from)} → ${value(to)}`
+    return from === undefined && to === undefined ? `${field} changed` : `${field}: ${value(from)} → ${value(to)}`
   })
 }
+
+const sentence = (list) => list.length ? (list.join(', ').replace(/^./, (first) => first.toUpperCase())) : ''
 
 // explain is one sentence about an entry.
 export function explain(entry) {
@@ -49,7 +52,7 @@ export function explain(entry) {
     case 'monthly_reset':
       return `A new month began: ${tokens(entry.balance_after)} to spend${entry.amount < 0 ? `; ${number(moved)} that were left of the allowance have lapsed` : ''}.`
     case 'tier_change':
-      return `${list.length ? list.join(', ') : 'The tier changed'}${entry.amount ? `: ${tokens(moved)} ${entry.amount > 0 ? 'more' : 'less'} this month` : ''}.`
+      return `${sentence(list) || 'The tier changed'}${entry.amount ? `: ${tokens(moved)} ${entry.amount > 0 ? 'more' : 'less'} this month` : ''}.`
     case 'reserve':
       return entry.amount ? `Set ${tokens(moved)} aside${forWhat(entry)}${topUps}.` : `Set nothing aside${forWhat(entry)}: the tier is unlimited.`
     case 'extend':
@@ -65,8 +68,8 @@ export function explain(entry) {
     case 'refund':
       return `Gave back ${tokens(entry.tokens_refunded)} of the charge ${entry.refunded_entry_id}.`
     case 'profile_change':
-      return list.length ? list.join(', ') + '.' : 'Nothing but a note.'
+      return `${sentence(list) || 'Nothing but a note'}.`
     default:
-      return list.length ? list.join(', ') + '.' : `The balance changed by ${number(entry.amount)}.`
+      return `${sentence(list) || `The balance changed by ${number(entry.amount)}`}.`
   }
 }
