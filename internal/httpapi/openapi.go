@@ -113,8 +113,8 @@ func commonProblems(path, method string, item, call *yaml.Node) (codes []user.Co
 		ofUser   = strings.Contains(path, "{cognito_user_id}")
 		body     = valueOf(call, "requestBody") != nil
 		keyed    = takes(item, "IdempotencyKey") || takes(call, "IdempotencyKey")
-		metrics  = path == "/metrics" // answered by Prometheus, which looks at no query
-		whoami   = path == "/whoami"  // everybody may
+		metrics  = path == "/metrics"                    // answered by Prometheus, which looks at no query
+		whoami   = path == "/whoami"                     // everybody may
 		ordered  = path == "/ledger" || path == "/usage" // of all accounts
 		database = known && !metrics && !whoami && path != "/tiers"
 	)
