@@ -621,7 +621,7 @@ func TestOpen_RolledBackByTheManualAndForwardAgain(t *testing.T) {
 	folded(t, fold, db)
 	schema := db.schema()
 	for range 2 {
-		db.Exec(manual(t, "until this lets it write"))
+		db.Exec(manual(t, "until `rollback.sql` lets it write"))
 		db.Exec(earlierInsertEntries, earlierEntry("u", 98)...)
 		again := open(t, url)
 		if got := db.schema(); got != schema {
