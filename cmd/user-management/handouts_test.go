@@ -238,6 +238,21 @@ func TestProgramsWithTheClientsCountEachCallOnceWhateverFails(t *testing.T) {
 	}
 }
 
+// TestEveryCallOfTheClients has each client make each call, of a service of its own.
+func TestEveryCallOfTheClients(t *testing.T) {
+	for _, command := range [][]string{{"python3", "testdata/story.py"}, {"node", "testdata/story.mjs"}} {
+		t.Run(command[0], func(t *testing.T) {
+			t.Parallel()
+			s := serve(t, "DATABASE_URL="+localpgtest.Empty(t))
+			cmd := exec.Command(command[0], command[1:]...)
+			cmd.Env = append(os.Environ(), "CLIENTS="+s.handouts(), "SERVICE="+s.url, "PYTHONDONTWRITEBYTECODE=1")
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%v:\n%s", err, out)
+			}
+		})
+	}
+}
+
 var pythonBlock = regexp.MustCompile("(?s)```python\n(.*?)```")
 
 // TestTheREADMEsFunctionsWithTheClients runs PostPilot's two functions and what else the README has in Python that uses the
@@ -254,7 +269,7 @@ func TestTheREADMEsFunctionsWithTheClients(t *testing.T) {
 			code.WriteString("\n")
 		}
 	}
-	s := serve(t, "DATABASE_URL="+localpgtest.Server(t).URL("postgres"))
+	s := serve(t, "DATABASE_URL="+localpgtest.Empty(t))
 	const service = "http://user-management:8001"
 	if !strings.Contains(code.String(), service) {
 		t.Fatalf("the README's functions do not call the service:\n%s", code.String())

@@ -5,12 +5,14 @@ package clients_test
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -458,13 +460,19 @@ func TestKeysStayWithTheService(t *testing.T) {
 		}
 		// Whom nobody vouches for gets no key, and no second call.
 		s := &script{steps: []step{ok}}
+		var connections atomic.Int32
 		s.Server = httptest.NewUnstartedServer(s)
 		s.Config.ErrorLog = discard
+		s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+			if state == http.StateNew {
+				connections.Add(1)
+			}
+		}
 		s.StartTLS()
 		defer s.Close()
 		e := d.do(t, call{Base: s.URL, Options: m{"api_key": "secret"}, Call: "consume", Args: []any{"u"}}).wantError(t, "NoAnswerError")
-		if e.Outcome != "none" {
-			t.Errorf("%+v", e)
+		if n := connections.Load(); n != 1 || e.Outcome != "none" {
+			t.Errorf("after %d connections: %+v", n, e)
 		}
 		s.got(t, 0)
 	})
