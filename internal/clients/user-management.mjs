@@ -444,7 +444,7 @@ export class UserManagement {
     try {
       result = await use(reservation)
     } catch (error) {
-      await reservation[end](error)
+      await reservation[end]({ error })
       throw error
     }
     try {
@@ -619,6 +619,7 @@ export class UserManagement {
 
   async #authorize(headers) {
     const key = typeof this.#apiKey === 'function' ? await this.#apiKey() : this.#apiKey
+    delete headers.Authorization
     if (key == null) return
     if (!/^[!-~]+$/.test(key)) throw new TypeError('apiKey must be printable ASCII without blanks')
     headers.Authorization = `Bearer ${key}`
@@ -632,7 +633,8 @@ export class Reservation {
   #client
   #giveBack
   #closed = false
-  #settleError
+  /** @type {unknown} none that can be thrown */
+  #settleError = {}
 
   /**
    * @param {UserManagement} client
@@ -692,15 +694,15 @@ export class Reservation {
     return answer
   }
 
-  /** What withReservation does at the end. With an error of the function it throws none of its own. */
-  async [end](error) {
-    if (this.#closed || (error !== undefined && error === this.#settleError)) return
+  /** What withReservation does at the end. Where the function has failed it throws no error of its own. */
+  async [end](failure) {
+    if (this.#closed || (failure && failure.error === this.#settleError)) return
     if (this.tokensUsed === undefined) {
       // What is not given back now expires by itself, and costs nobody anything.
       await this.#giveBack().catch((failed) => {
         console.warn(`reservation ${this.id} is left to expire: ${failed}`)
       })
-    } else if (error === undefined) {
+    } else if (!failure) {
       await this.settle(this.tokensUsed)
     } else {
       await this.settle(this.tokensUsed).catch((failed) => {

@@ -14,6 +14,7 @@ func TestTheRootTellsWhichClientsTheServiceHandsOut(t *testing.T) {
 	t.Parallel()
 	const version = `v1.2.3-"dirty"`
 	s := start(t, func(o *httpapi.Options) { o.Version = version })
+	document := string(s.get("/openapi.json").Body)
 	listed := s.get("/").want(http.StatusOK)["clients"].(map[string]any)
 	for name, line := range map[string]string{
 		"user_management.py":  "\n" + `__version__ = "v1.2.3-\"dirty\""` + "\n",
@@ -31,6 +32,9 @@ func TestTheRootTellsWhichClientsTheServiceHandsOut(t *testing.T) {
 		page := s.get(told["documentation"].(string))
 		if page.Status != http.StatusOK || !strings.Contains(string(page.Body), "curl -O") || !strings.Contains(string(page.Body), name) {
 			t.Errorf("the page of %s does not say how one gets it", name)
+		}
+		if !strings.Contains(document, "("+told["documentation"].(string)+")") {
+			t.Errorf("the document has no link to the page of %s", name)
 		}
 	}
 	if len(listed) != 2 {
