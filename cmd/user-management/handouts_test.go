@@ -61,7 +61,7 @@ func (s *service) fetch(path string) []byte {
 	return content
 }
 
-// told is what a program says that became of the calls of a user.
+// toldUser is what a program says that became of the calls of a user.
 type toldUser struct {
 	// Charged are the tokens of the calls that were charged, by the name of a consume or the id of a reservation.
 	Charged map[string]int
@@ -127,7 +127,9 @@ func startProgram(t *testing.T, s *service, clients string, users []string, done
 			t.Errorf("%s: %v", p.name, err)
 		}
 		// What a program tells of reservations that it left to expire is no failure.
-		t.Logf("%s: %s", p.name, complaints.String())
+		if complaints.Len() > 0 {
+			t.Logf("%s: %s", p.name, complaints.String())
+		}
 	})
 	return p
 }
