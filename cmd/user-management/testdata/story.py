@@ -57,6 +57,7 @@ kinds = [entry["kind"] for entry in users.ledger(user, page_size=2)]
 assert kinds.count("reserve") == 3 and kinds.count("refund") == 2 and len(kinds) > 8, kinds
 assert [entry["kind"] for entry in users.ledger(user, kind="consume", since="2026-01-01T00:00:00Z")] == ["consume"]
 assert users.usage(user)["total_charged"] == 97
+assert users.platform_usage(by="tier")["total_charged"] == 97
 assert {account["cognito_user_id"] for account in users.users(q="", page_size=1)} == {user, "seen first", "also new"}
 assert [account["username"] for account in users.users(tier="tester", is_active=True)] == ["Ann"]
 seen, cursor = 0, None
