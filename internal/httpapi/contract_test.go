@@ -493,31 +493,36 @@ func TestEveryExampleOfAProblemFits(t *testing.T) {
 	problem := openAPI().document.Components.Schemas["Problem"].Value
 	for path, item := range loadPublished().Paths.Map() {
 		for method, o := range item.Operations() {
-			for _, status := range []string{"4XX", "5XX"} {
-				response := o.Responses.Value(status)
-				if response == nil && status == "5XX" && !slices.Contains(codesOf(o), user.CodeOverloaded) {
-					continue // it takes no slot and asks no database
-				}
+			refusals := 0
+			for status, response := range o.Responses.Map() {
 				content := response.Value.Content[problemJSON]
-				examples := map[string]any{}
-				for code, example := range content.Examples {
-					examples[code] = example.Value.Value
+				if content == nil {
+					continue
 				}
-				if content.Example != nil {
-					examples[string(user.CodeOverloaded)] = content.Example
+				if status != "default" {
+					refusals++
 				}
-				if len(examples) == 0 {
-					t.Errorf("%s %s %s has no example", method, path, status)
+				at := fmt.Sprintf("%s %s %s", method, path, status)
+				if len(content.Examples) == 0 {
+					t.Errorf("%s has no example", at)
 				}
-				for code, example := range examples {
-					if err := problem.VisitJSON(example, openapi3.VisitAsResponse()); err != nil {
-						t.Errorf("%s %s, example %s: %v", method, path, code, err)
+				for name, example := range content.Examples {
+					code := user.Code(name)
+					if err := problem.VisitJSON(example.Value.Value, openapi3.VisitAsResponse()); err != nil {
+						t.Errorf("%s, example %s: %v", at, code, err)
 					}
-					want, _ := httpapi.StatusAndTitle(user.Code(code))
-					if got := example.(map[string]any); got["code"] != code || got["status"] != float64(want) || !slices.Contains(codesOf(o), user.Code(code)) {
-						t.Errorf("%s %s has as the example of %s: %v", method, path, code, got)
+					want, _ := httpapi.StatusAndTitle(code)
+					got := example.Value.Value.(map[string]any)
+					if got["code"] != name || got["status"] != float64(want) || status != "default" && status != strconv.Itoa(want) || !slices.Contains(codesOf(o), code) {
+						t.Errorf("%s has as the example of %s: %v", at, code, got)
+					}
+					if !strings.Contains(*response.Value.Description, "`"+name+"`") {
+						t.Errorf("%s does not say what %s is: %s", at, code, *response.Value.Description)
 					}
 				}
+			}
+			if refusals == 0 {
+				t.Errorf("%s %s has no refusal of its own", method, path)
 			}
 		}
 	}

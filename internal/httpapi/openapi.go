@@ -5,8 +5,9 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
-	"net/http"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -80,15 +81,9 @@ func addProblems(doc *yaml.Node) error {
 					return fmt.Errorf("%s %s: there is no code %s", method, path, code)
 				}
 			}
-			responses := valueOf(call, "responses")
-			refused, err := refusal(path, own, common)
-			if err != nil {
-				return err
-			}
 			set(call, problemsMember, list(all))
-			set(responses, "4XX", refused)
-			if slices.Contains(common, user.CodeOverloaded) {
-				set(responses, "5XX", reference("responses/Failure"))
+			if err := addResponses(valueOf(call, "responses"), path, own, common); err != nil {
+				return err
 			}
 		}
 	}
@@ -146,47 +141,68 @@ func takes(n *yaml.Node, parameter string) bool {
 	})
 }
 
-// refusal is the response of a call that is refused for a reason of the caller's.
-func refusal(path string, own, common []user.Code) (*yaml.Node, error) {
-	var said strings.Builder
-	if len(own) > 0 {
-		said.WriteString("Refused, with the `code`\n\n")
-		for _, code := range own {
-			fmt.Fprintf(&said, "- `%s` (%d): %s\n", code, kinds[code].status, kinds[code].Detail)
-		}
-		said.WriteString("\nor, as other calls,")
-	} else {
-		said.WriteString("Refused, with the `code`")
-	}
-	separator := " "
-	for _, code := range common {
-		if kinds[code].status < http.StatusInternalServerError {
-			fmt.Fprintf(&said, "%s`%s` (%d)", separator, code, kinds[code].status)
-			separator = ", "
+// addResponses adds the responses of a call that is refused: one for each status that it has for reasons of its own, or
+// the most telling of the common ones, and one for whatever else may happen.
+func addResponses(responses *yaml.Node, path string, own, common []user.Code) error {
+	telling := own
+	if len(own) == 0 {
+		telling = common[:1]
+		if slices.Contains(common, user.CodeUserNotFound) {
+			telling = []user.Code{user.CodeUserNotFound}
 		}
 	}
-	said.WriteByte('.')
+	byStatus := map[int][]user.Code{}
+	for _, code := range telling {
+		byStatus[kinds[code].status] = nil
+	}
+	var rest []user.Code
+	for _, code := range slices.Concat(own, common) {
+		if _, named := byStatus[kinds[code].status]; named {
+			byStatus[kinds[code].status] = append(byStatus[kinds[code].status], code)
+		} else {
+			rest = append(rest, code)
+		}
+	}
+	for _, status := range slices.Sorted(maps.Keys(byStatus)) {
+		var said strings.Builder
+		for _, code := range byStatus[status] {
+			fmt.Fprintf(&said, "- `%s`: %s\n", code, kinds[code].Detail)
+		}
+		if err := addResponse(responses, strconv.Itoa(status), path, said.String(), byStatus[status]); err != nil {
+			return err
+		}
+	}
+	if len(rest) == 0 {
+		return nil
+	}
+	said := "Anything else, as with other calls: "
+	for i, code := range rest {
+		if i > 0 {
+			said += ", "
+		}
+		said += fmt.Sprintf("`%s` (%d)", code, kinds[code].status)
+	}
+	return addResponse(responses, "default", path, said+".", rest[len(rest)-1:])
+}
 
-	shown := own
-	switch {
-	case len(own) > 0:
-	case slices.Contains(common, user.CodeUserNotFound):
-		shown = []user.Code{user.CodeUserNotFound}
-	default:
-		shown = common[:1]
-	}
+// addResponse adds a response that is a problem with one of the codes.
+func addResponse(responses *yaml.Node, status, path, description string, codes []user.Code) error {
 	var examples []pair
-	for _, code := range shown {
+	for _, code := range codes {
 		example, err := exampleProblem(path, code)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		examples = append(examples, pair{string(code), mapping(pair{"summary", text(kinds[code].title)}, pair{"value", example})})
 	}
-	return mapping(pair{"description", text(said.String())}, pair{"content", mapping(pair{"application/problem+json", mapping(
-		pair{"schema", reference("schemas/Problem")},
-		pair{"examples", mapping(examples...)},
-	)})}), nil
+	set(responses, status, mapping(
+		pair{"description", text(description)},
+		pair{"content", mapping(pair{"application/problem+json", mapping(
+			pair{"schema", mapping(pair{"$ref", text("#/components/schemas/Problem")})},
+			pair{"examples", mapping(examples...)},
+		)})},
+	))
+	return nil
 }
 
 // exampleProblem is a problem of the code as a call of the path may answer it.

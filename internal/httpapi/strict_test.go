@@ -92,8 +92,11 @@ func narrow(s *openapi3.Schema) {
 
 // detail says of a call which statuses it has, with which codes and headers.
 func detail(document *openapi3.T, item *openapi3.PathItem, o *openapi3.Operation) {
-	o.Responses.Delete("4XX")
-	o.Responses.Delete("5XX")
+	for status, response := range o.Responses.Map() {
+		if response.Value.Content[problemJSON] != nil {
+			o.Responses.Delete(status)
+		}
+	}
 	keyed := slices.ContainsFunc(append(slices.Clone(item.Parameters), o.Parameters...), func(p *openapi3.ParameterRef) bool {
 		return p.Value.Name == "Idempotency-Key"
 	})

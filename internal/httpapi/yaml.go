@@ -45,7 +45,7 @@ type pair struct {
 	value *yaml.Node
 }
 
-// mapping, list, text and reference make nodes, which are written as their encoder chooses.
+// mapping, list and text make nodes, which are written as their encoder chooses.
 func mapping(members ...pair) *yaml.Node {
 	n := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
 	for _, m := range members {
@@ -63,10 +63,6 @@ func list(codes []user.Code) *yaml.Node {
 }
 
 func text(s string) *yaml.Node { return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s} }
-
-func reference(component string) *yaml.Node {
-	return mapping(pair{"$ref", text("#/components/" + component)})
-}
 
 // appendJSON appends a document, keeping the order of its members: readers of it list them in that order.
 func appendJSON(b []byte, n *yaml.Node) ([]byte, error) {
