@@ -15,7 +15,7 @@ SOURCES := cmd internal migrations
 # `make build` stamps instead.
 export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -buildvcs=false)
 
-.PHONY: help run demo picture test test-rules test-browser test-proxy test-alerts test-manual test-clients test-faults test-pgbouncer soak bench bench-compare bench-growth lint fmt build sbom dev go compiler curl wrk haproxy pgbouncer chromium prometheus npm node python3-requests
+.PHONY: help run demo picture test test-rules test-browser test-proxy test-alerts test-manual test-clients test-generators test-faults test-pgbouncer soak bench bench-compare bench-growth lint fmt build sbom dev go compiler curl wrk haproxy pgbouncer chromium prometheus npm node node20 python3-requests
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -90,9 +90,13 @@ test-manual: dev ## Run the procedures of the manual: backup, recovery, archive,
 	@bin/dev ensure-postgres
 	$(GO) test -tags manual -count=1 -timeout 10m -run TestManual ./cmd/user-management
 
+test-generators: dev node20 ## Test that generators make clients of the published document that compile and work
+	@bin/dev ensure-postgres
+	$(GO) test -tags generators -count=1 -timeout 20m -run 'OapiCodegen|GeneratorsFor' ./internal/app
+
 lint: go ## Check the code: vet, staticcheck, gofumpt, go.mod and go.sum
-	$(GO) vet -tags proxy,faults,soak,browser,alerts,clients,manual ./...
-	$(STATICCHECK) -tags proxy,faults,soak,browser,alerts,clients,manual ./...
+	$(GO) vet -tags proxy,faults,soak,browser,alerts,clients,manual,generators ./...
+	$(STATICCHECK) -tags proxy,faults,soak,browser,alerts,clients,manual,generators ./...
 	@echo "$(GOFUMPT) -l $(SOURCES)"
 	@files=$$($(GOFUMPT) -l $(SOURCES)) || exit 1; \
 	if [ -n "$$files" ]; then echo "Not formatted, run make fmt:"; echo "$$files"; exit 1; fi >&2
@@ -142,6 +146,17 @@ node python3-requests:
 	else \
 		echo "$$package is not installed: install the package of that name." >&2; exit 1; \
 	fi
+
+# The generators come by npm, at the versions that internal/app/testdata/generators/package.json names.
+node20:
+	@new() { node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 19) ? 0 : 1)' 2>/dev/null; }; \
+	new && command -v npm >/dev/null && exit; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing Node.js." >&2; export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update -q && apt-get install -q -y --no-install-recommends nodejs npm; \
+	fi; \
+	new && command -v npm >/dev/null || { \
+		echo "Node.js 20.19 or later is not installed: get it from https://nodejs.org/en/download and put it on PATH." >&2; exit 1; }
 
 # The race detector needs a C compiler.
 compiler: go
