@@ -330,7 +330,7 @@ func TestAPIKey_SaysWhatItWants(t *testing.T) {
 		"old":                            "apikey new --name NAME --scopes SCOPE,SCOPE",
 		"new":                            "--name NAME and --scopes SCOPE,SCOPE",
 		"new --name a":                   "--name NAME and --scopes SCOPE,SCOPE",
-		"new --name a --scopes read,foo": "read, consume, refund, export, manage and metrics",
+		"new --name a --scopes read,foo": `there is no scope "foo": --scopes takes read, consume, refund, export, manage and metrics, with commas`,
 		"new --name a/b --scopes read":   "letters, digits, dots, underscores and hyphens",
 		"new --name a --scopes read --expires soon":  "--expires: the expiry is not a day such as 2027-06-30",
 		"new --name a --scopes read and more":        "does not take",

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -103,8 +104,8 @@ func keyExpiries(a *auth.Authenticator) map[string]time.Time {
 }
 
 // NewAPIKey makes an API key and prints two lines: the secret for its holder, and the entry for API_KEYS. Scopes are
-// separated by commas, or by + as in that entry; expires is the last day on which the key is accepted, such as 2027-06-30, and may be empty, as may
-// comment.
+// separated by commas, or by + as in that entry; expires is the last day on which the key is accepted, such as
+// 2027-06-30, and may be empty, as may comment.
 func NewAPIKey(name, scopes, expires, comment string, stdout io.Writer) error {
 	if name == "" || scopes == "" {
 		return errors.New("a key needs --name NAME and --scopes SCOPE,SCOPE")
@@ -112,6 +113,11 @@ func NewAPIKey(name, scopes, expires, comment string, stdout io.Writer) error {
 	key := auth.Key{Name: name, Comment: comment}
 	for scope := range strings.FieldsFuncSeq(scopes, func(r rune) bool { return r == ',' || r == '+' }) {
 		key.Scopes = append(key.Scopes, auth.Scope(strings.TrimSpace(scope)))
+	}
+	for _, scope := range key.Scopes {
+		if !slices.Contains(auth.Anyone().Scopes, scope) {
+			return fmt.Errorf("there is no scope %q: --scopes takes read, consume, refund, export, manage and metrics, with commas between them", scope)
+		}
 	}
 	if expires != "" {
 		var err error
