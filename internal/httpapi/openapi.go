@@ -164,11 +164,15 @@ func addResponses(responses *yaml.Node, path string, own, common []user.Code) er
 		}
 	}
 	for _, status := range slices.Sorted(maps.Keys(byStatus)) {
-		var said strings.Builder
+		var said []string
 		for _, code := range byStatus[status] {
-			fmt.Fprintf(&said, "- `%s`: %s\n", code, kinds[code].Detail)
+			said = append(said, fmt.Sprintf("`%s`: %s", code, kinds[code].Detail))
 		}
-		if err := addResponse(responses, strconv.Itoa(status), path, said.String(), byStatus[status]); err != nil {
+		description := said[0]
+		if len(said) > 1 {
+			description = "- " + strings.Join(said, "\n- ")
+		}
+		if err := addResponse(responses, strconv.Itoa(status), path, description, byStatus[status]); err != nil {
 			return err
 		}
 	}
