@@ -63,8 +63,29 @@ func newBed(ctx context.Context, s settings) (_ *bed, err error) {
 	// A checkpoint makes what comes after it write whole pages into the log, which would hit now one figure and now
 	// another. What that costs is for the measurements of growth.
 	return b, errors.Join(
+		b.letPgbenchIn(ctx),
 		b.set(ctx, map[string]string{"checkpoint_timeout": "1h", "max_wal_size": "20GB"}),
 		b.slowCommits(ctx, s.SlowCommits))
+}
+
+// pgbenchRole may use the tables that are made for pgbench, and needs no password: pgbench connects anew for each figure,
+// and checking passwords would take much of the time that it has.
+const pgbenchRole = "pgbench"
+
+// letPgbenchIn makes the role. The server takes the file over when its settings are read again.
+func (b *bed) letPgbenchIn(ctx context.Context) error {
+	var file string
+	if err := b.query(ctx, "postgres", func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, "SHOW hba_file").Scan(&file)
+	}); err != nil {
+		return err
+	}
+	rules, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	rules = append([]byte("host all "+pgbenchRole+" 127.0.0.1/32 trust\n"), rules...)
+	return errors.Join(os.WriteFile(file, rules, 0o600), b.sql(ctx, "postgres", "CREATE ROLE "+pgbenchRole+" LOGIN"))
 }
 
 func (b *bed) startServer(ctx context.Context) error {

@@ -30,6 +30,8 @@ func createOwnTables(accounts int) []string {
 		fmt.Sprintf(`INSERT INTO bench.ledger OVERRIDING SYSTEM VALUE SELECT * FROM viralpilot.ledger WHERE cognito_user_id LIKE 'user-%%'
 			ORDER BY entry_id LIMIT %d`, accounts),
 		`SELECT setval(pg_get_serial_sequence('bench.ledger', 'entry_id'), (SELECT max(entry_id) FROM bench.ledger))`,
+		`GRANT USAGE ON SCHEMA bench TO ` + pgbenchRole,
+		`GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA bench TO ` + pgbenchRole,
 		`VACUUM ANALYZE bench.userdata, bench.ledger`,
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -209,12 +210,17 @@ func (s *subject) pgbench(ctx context.Context, clients int, script string) (r re
 	if err != nil {
 		return r, err
 	}
+	database, err := url.Parse(s.server.URL(s.database))
+	if err != nil {
+		return r, err
+	}
+	database.User = url.User(pgbenchRole)
 	file := filepath.Join(s.dir, "pgbench.sql")
 	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
 		return r, err
 	}
 	cmd := exec.CommandContext(ctx, program, "-n", "-M", "prepared", "-c", strconv.Itoa(clients), "-j", "1",
-		"-T", strconv.Itoa(s.settings.Seconds), "-D", "accounts="+strconv.Itoa(s.accounts), "-f", file, s.server.URL(s.database))
+		"-T", strconv.Itoa(s.settings.Seconds), "-D", "accounts="+strconv.Itoa(s.accounts), "-f", file, database.String())
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return r, fmt.Errorf("pgbench: %w: %s", err, out)
