@@ -82,6 +82,8 @@ type person struct {
 	// leaves is when the subscription ends in the way of ending, never when zero.
 	leaves time.Time
 	ending ending
+	// atWork says whether they have reservations open in the end.
+	atWork bool
 
 	commands int
 	// tier is what they have now, and renews when it is renewed.
@@ -142,6 +144,7 @@ func newPerson(i int, h History, begin time.Time) *person {
 	if p.plan.tier == user.TierFree {
 		p.buys = p.random.IntN(perMille) < 300
 	}
+	p.atWork = i%6 == 1
 	if i%11 == 5 {
 		p.ending = ending(i / 11 % endings)
 		p.leaves = p.joins.Add(h.Until.Sub(p.joins) * time.Duration(500+p.random.IntN(400)) / perMille)
@@ -365,9 +368,9 @@ func (p *person) goOn(ctx context.Context, service *user.Service, at time.Time) 
 	})
 }
 
-// beAtWork leaves reservations of some accounts open, for as long as may be.
+// beAtWork leaves reservations of who is at work open, for as long as may be.
 func (p *person) beAtWork(ctx context.Context, service *user.Service, now time.Time) error {
-	if p.last.IsZero() || p.random.IntN(perMille) < 850 {
+	if p.last.IsZero() || !p.atWork {
 		return nil
 	}
 	at := now.Add(-time.Minute - p.within(20*time.Minute))

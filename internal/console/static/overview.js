@@ -7,22 +7,32 @@ import { dayBars } from './chart.js'
 const ranges = [['month', 'This month'], ['30', 'Last 30 days'], ['90', 'Last 90 days']]
 const dimensions = [['feature', 'Feature'], ['model', 'Model'], ['tier', 'Tier']]
 
-// range is what the calls want for one of the ranges; a month is what they give by default.
+// range is what the calls want for one of the ranges. Without an end they go on to that of the month, in their own zone:
+// days takes away what is too much.
 export function range(value) {
   if (value === 'month') return {}
-  const day = (before) => new Date(Date.now() - before * 86_400_000).toISOString().slice(0, 10)
-  return { from: day(Number(value) - 1), to: day(0) }
+  return { from: new Date(Date.now() - value * 86_400_000).toISOString().slice(0, 10) }
 }
+
+// days are those of a report that belong to the range, up to today in the zone of the report.
+export function days(report, value) {
+  const today = new Intl.DateTimeFormat('en-CA', { timeZone: report.time_zone, year: 'numeric', month: '2-digit', day: '2-digit' }).format(new Date())
+  return report.days.filter((d) => d.date <= today).slice(value === 'month' ? 0 : -value)
+}
+
+// charged and refunded are sums of days.
+export const charged = (list) => list.reduce((sum, d) => sum + d.tokens_charged, 0)
+export const refunded = (list) => list.reduce((sum, d) => sum + d.tokens_refunded, 0)
 
 export { ranges }
 
 // seriesOf turns the values of days into series. What names no value is told apart from the value "none".
-export function seriesOf(days) {
+export function seriesOf(list) {
   const byName = new Map()
-  days.forEach((day, d) => {
+  list.forEach((day, d) => {
     for (const { value, tokens_charged: charged } of day.values) {
       const name = value ?? '(none)'
-      if (!byName.has(name)) byName.set(name, days.map(() => 0))
+      if (!byName.has(name)) byName.set(name, list.map(() => 0))
       byName.get(name)[d] += charged
     }
   })
@@ -48,19 +58,20 @@ export function overview({ query, title }) {
     controls: h('div', { class: 'controls' }, field('By', by), field('Time', span)),
     fetch: () => get('/usage', { by: by.value, ...range(span.value) }, stop.signal),
     show(body, usage) {
-      const days = usage.days.map((d) => d.date)
-      fill(body, dayBars({ label: `Tokens charged per day by ${by.value}`, days, series: seriesOf(usage.days), unit: 'tokens' }),
-        h('p', { class: 'note', text: `Days in ${usage.time_zone}. What was refunded later still counts on the day of its charge: ${plural(usage.total_refunded, 'token')} in this time.` }))
-      fill(spenders.body, dayBars({ label: 'Users that spent, per day', days, series: [{ name: 'users', values: usage.days.map((d) => d.users) }], unit: 'users' }))
-      const busy = usage.days.filter((d) => d.users > 0)
-      const charged = usage.total_charged
+      const list = days(usage, span.value)
+      const dates = list.map((d) => d.date)
+      fill(body, dayBars({ label: `Tokens charged per day by ${by.value}`, days: dates, series: seriesOf(list), unit: 'tokens' }),
+        h('p', { class: 'note', text: `Days in ${usage.time_zone}. What was refunded still counts on the day of its charge.` }))
+      fill(spenders.body, dayBars({ label: 'Users that spent, per day', days: dates, series: [{ name: 'users', values: list.map((d) => d.users) }], unit: 'users' }))
+      const spent = charged(list), back = refunded(list)
+      const busy = list.filter((d) => d.users > 0)
       const tile = (label, value, hint) => h('div', { class: 'tile' }, h('dt', { text: label }), h('dd', null, value, hint && h('small', { text: hint })))
       fill(figures,
-        tile('Tokens charged', number(charged), ranges.find(([v]) => v === span.value)[1].toLowerCase()),
-        tile('A day on average', number(charged / Math.max(1, days.length)), 'tokens'),
-        tile('Given back', number(usage.total_refunded), charged ? `${(100 * usage.total_refunded / charged).toFixed(1)} % of what was charged` : ''),
-tile('Users that spend', number(busy.reduce((sum, d) => sum + d.users, 0) / Math.max(1, busy.length)), `a day on average; ${number(usage.days.at(-1)?.users ?? 0)} today`))
-      announce(`${number(charged)} tokens were charged.`)
+        tile('Tokens charged', number(spent), ranges.find(([v]) => v === span.value)[1].toLowerCase()),
+        tile('A day on average', number(spent / Math.max(1, list.length)), 'tokens'),
+        tile('Given back', number(back), spent ? `${(100 * back / spent).toFixed(1)} % of what was charged` : ''),
+        tile('Users that spend', number(busy.reduce((sum, d) => sum + d.users, 0) / Math.max(1, busy.length)), `a day on average; ${number(list.at(-1)?.users ?? 0)} today`))
+      announce(`${number(spent)} tokens were charged.`)
     },
   })
 

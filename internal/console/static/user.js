@@ -3,7 +3,7 @@
 import { h, fill, append, part, icon, number, plural, signed, field, select, tierBadge, statusBadge, badge, time, date, copyButton, announce, problemBox } from './dom.js'
 import { can, get, userPath } from './api.js'
 import { dayBars, levels } from './chart.js'
-import { range, ranges, seriesOf } from './overview.js'
+import { charged, days, range, ranges, refunded, seriesOf } from './overview.js'
 import { kinds, kindName, explain, changed } from './words.js'
 import * as actions from './actions.js'
 
@@ -113,8 +113,9 @@ export function user({ id, title }) {
     controls: h('div', { class: 'controls' }, field('By', by), field('Time', span)),
     fetch: () => read('usage', { by: by.value, ...range(span.value) }),
     show(body, report) {
-      fill(body, dayBars({ label: `Tokens charged per day by ${by.value}`, days: report.days.map((d) => d.date), series: seriesOf(report.days), unit: 'tokens' }),
-        h('p', { class: 'note', text: `${plural(report.total_charged, 'token')} charged, ${number(report.total_refunded)} given back. Days in ${report.time_zone}.` }))
+      const list = days(report, span.value)
+      fill(body, dayBars({ label: `Tokens charged per day by ${by.value}`, days: list.map((d) => d.date), series: seriesOf(list), unit: 'tokens' }),
+        h('p', { class: 'note', text: `${plural(charged(list), 'token')} charged, ${number(refunded(list))} given back. Days in ${report.time_zone}.` }))
     },
   })
 
