@@ -5,10 +5,8 @@ package app_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
@@ -30,7 +28,6 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
-	"github.com/viralpilot/user-management/internal/app"
 	"github.com/viralpilot/user-management/internal/config"
 	"github.com/viralpilot/user-management/internal/demo"
 	"github.com/viralpilot/user-management/internal/localpg/localpgtest"
@@ -661,13 +658,8 @@ func TestThePagesOfTheConsoleInABrowser(t *testing.T) {
 		history.Accounts, history.Days = 300, 90
 	}
 	dsn := localpgtest.New(t)
-	withTiers := func(cfg *config.Config) {
-		if err := errors.Join(cfg.TierMonthlyTokens.Decode(demo.TierMonthlyTokens), cfg.SubscriptionGrace.Decode(demo.Grace), cfg.TokenResetTimezone.Decode("UTC")); err != nil {
-			t.Fatal(err)
-		}
-	}
-	tell(t, dsn, history, withTiers)
-	r := start(t, dsn, withTiers)
+	tell(t, dsn, history)
+	r := start(t, dsn, demoSettings(t))
 	db := connect(t, dsn)
 	id := localpgtest.Query[string](db, `SELECT cognito_user_id FROM viralpilot.userdata JOIN viralpilot.account_state USING (cognito_user_id)
 		WHERE is_active AND tokens_remaining > 0 AND subscription_tier = 'creator' ORDER BY tokens_reserved > 0 DESC, top_ups DESC, cognito_user_id LIMIT 1`)
@@ -700,24 +692,6 @@ func TestThePagesOfTheConsoleInABrowser(t *testing.T) {
 				}
 			})
 		}
-	}
-}
-
-// tell writes the history into the database.
-func tell(t *testing.T, dsn string, history demo.History, change func(*config.Config)) {
-	t.Helper()
-	cfg, err := configure(dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	change(&cfg)
-	service, stop, err := app.OpenService(t.Context(), cfg, demo.Clock, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stop()
-	if _, err := history.Write(t.Context(), service); err != nil {
-		t.Fatal(err)
 	}
 }
 
