@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"encoding/base64"
 	"net/http"
 	"slices"
@@ -75,7 +76,14 @@ func (a *API) deleteUser(w http.ResponseWriter, r *http.Request) error {
 type usersBody struct {
 	Users      []userBody `json:"users"`
 	NextCursor *string    `json:"next_cursor"`
+	// Searched says where q was looked for, if it was given.
+	Searched string `json:"searched,omitempty"`
 }
+
+const (
+	searchedAnywhere = "anywhere"
+	searchedPrefix   = "prefix"
+)
 
 func (a *API) listUsers(w http.ResponseWriter, r *http.Request) error {
 	q := user.AccountQuery{Limit: defaultLimit}
@@ -93,8 +101,19 @@ func (a *API) listUsers(w http.ResponseWriter, r *http.Request) error {
 		q.Active = &active
 		return err
 	})
+	query.read("low_balance", func(s string) error {
+		low, err := parseBool(s)
+		q.LowBalance = &low
+		return err
+	})
+	query.read("renews_before", func(s string) (err error) {
+		if q.RenewsBefore, err = parseRenewal(s); err == nil && q.RenewsBefore.IsZero() {
+			err = errRenewal
+		}
+		return err
+	})
 	query.read("q", func(s string) error {
-		q.Prefix = s
+		q.Text = s
 		return searchable(s)
 	})
 	query.read("limit", func(s string) (err error) { q.Limit, err = parseLimit(s); return err })
@@ -114,10 +133,26 @@ func (a *API) listUsers(w http.ResponseWriter, r *http.Request) error {
 		next := newUserCursor(after)
 		body.NextCursor = &next
 	}
+	if body.Searched, err = a.searched(r.Context(), q.Text); err != nil {
+		return err
+	}
 	for _, account := range accounts {
 		body.Users = append(body.Users, newUserBody(account))
 	}
 	return respond(w, http.StatusOK, body)
+}
+
+// searched says where a text is looked for; nothing for none.
+func (a *API) searched(ctx context.Context, text string) (string, error) {
+	if text == "" {
+		return "", nil
+	}
+	if utf8.RuneCountInString(text) >= user.MinAnywhere {
+		if anywhere, err := a.Users.SearchesAnywhere(ctx); anywhere || err != nil {
+			return searchedAnywhere, err
+		}
+	}
+	return searchedPrefix, nil
 }
 
 // searchable refuses what no column can hold. An empty text selects all.

@@ -213,7 +213,11 @@ func (s *service) users(query string) string {
 func (s *service) usersPage(query string) (ids, next string) {
 	s.t.Helper()
 	body := s.get("/users" + query).want(http.StatusOK)
-	shape(s.t, body, "next_cursor users")
+	fields := "next_cursor users"
+	if _, searched := body["searched"]; searched {
+		fields = "next_cursor searched users"
+	}
+	shape(s.t, body, fields)
 	var list []string
 	for _, u := range body["users"].([]any) {
 		shape(s.t, u.(m), userFields)
@@ -241,7 +245,7 @@ func TestUsers_AreFound(t *testing.T) {
 	} {
 		s.post("/user", u).want(http.StatusCreated)
 	}
-	s.put("/user/a1/tier", m{"tier": "tester"}).want(http.StatusOK)
+	s.put("/user/a1/tier", m{"tier": "tester", "renewal_date": "2027-01-01"}).want(http.StatusOK)
 	s.put("/user/a2/tier", m{"tier": "tester"}).want(http.StatusOK)
 	s.patch("a2", m{"subscription_status": "past_due"}).want(http.StatusOK)
 	s.delete("bx4", "").want(http.StatusNoContent)
@@ -259,7 +263,17 @@ func TestUsers_AreFound(t *testing.T) {
 		"an id, a name and an address":     {"q=zoe", "a1 a2 zoe-id"},
 		"an address whatever the case":     {"q=ZOE@EXAMPLE", "a1"},
 		"a name in its case":               {"q=Zoe", "a1"},
-		"nothing inside of a text":         {"q=oe", ""},
+		"nothing inside for two letters":   {"q=oe", ""},
+		"three letters inside of a text":   {"q=e-i", "zoe-id"},
+		"the middle of a name":             {"q=nder_sc", "b_2"},
+		"the end of an address":            {"q=R%40EXAMPLE.COM", "a2"},
+		"a percent sign inside":            {"q=" + url.QueryEscape("00%"), "b%1"},
+		"who renews before a day":          {"renews_before=2027-01-02", "a1"},
+		"nobody who renews later":          {"renews_before=2027-01-01", ""},
+		"who renews before an instant":     {"renews_before=2027-01-01T00:00:01Z", "a1"},
+		"a low balance":                    {"low_balance=true&tier=free", "b%1 b\\3 b_2 bx4 zoe-id émile"},
+		"no low balance":                   {"low_balance=false", "a1 a2"},
+		"low balances among others":        {"low_balance=true&tier=tester", ""},
 		"a whole id":                       {"q=b_2", "b_2"},
 		"a percent sign as it is":          {"q=" + url.QueryEscape("b%"), "b%1"},
 		"a percent sign in a name":         {"q=" + url.QueryEscape("100%"), "b%1"},
@@ -284,11 +298,46 @@ func TestUsers_AreFound(t *testing.T) {
 	for _, query := range []string{
 		"limit=0", "limit=201", "limit=x", "is_active=", "is_active=1", "is_active=TRUE", "q=%00", "q=%ff", "tier=a%0Ab", "subscription_status=%7F",
 		"q=" + strings.Repeat("a", 256), "q=a&q=b", "tier=a&tier=b", "cursor=", "cursor=*", "cursor=AA", "cursor=YTE=", "%zz", "order=email", "limti=5", "Limit=5",
+		"low_balance=yes", "low_balance=", "renews_before=soon", "renews_before=", "renews_before=0001-01-01T00:00:00Z",
 	} {
 		t.Run(query[:min(len(query), 20)]+" is refused", func(t *testing.T) {
 			t.Parallel()
 			s.in(t).get("/users?"+query).wantProblem(http.StatusUnprocessableEntity, "validation_failed")
 		})
+	}
+}
+
+func TestUsers_SayWhereTheySearched(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	for query, want := range map[string]any{"": nil, "?q=": nil, "?q=ab": "prefix", "?q=abc": "anywhere", "?q=" + url.QueryEscape("üöä"): "anywhere"} {
+		if got := s.get("/users" + query).want(http.StatusOK)["searched"]; got != want {
+			t.Errorf("%q: %v, want %v", query, got, want)
+		}
+	}
+}
+
+func TestUsers_WithALowBalanceComeInPages(t *testing.T) {
+	t.Parallel()
+	s, db := startSQL(t)
+	// One in 500 runs low; of 6,000 looks at 5,000 are made for one page.
+	if _, err := db.Exec(t.Context(), `INSERT INTO viralpilot.userdata (cognito_user_id, subscription_tier, tokens_remaining, last_token_reset_date)
+		SELECT 'u' || lpad(n::text, 4, '0'), 'tester', CASE WHEN n % 500 = 0 THEN 3 ELSE 900 END, '2026-11-02' FROM generate_series(1, 6000) n`); err != nil {
+		t.Fatal(err)
+	}
+	for query, pages := range map[string]int{"?low_balance=true": 2, "?low_balance=true&limit=3": 4} {
+		var found []string
+		n := 0
+		for cursor := ""; n == 0 || cursor != ""; n++ {
+			page, next := s.usersPage(query + cursor)
+			found = append(found, strings.Fields(page)...)
+			if cursor = ""; next != "" {
+				cursor = "&cursor=" + next
+			}
+		}
+		if got := strings.Join(found, " "); got != "u0500 u1000 u1500 u2000 u2500 u3000 u3500 u4000 u4500 u5000 u5500 u6000" || n != pages {
+			t.Errorf("%s: %q on %d pages, want %d", query, got, n, pages)
+		}
 	}
 }
 

@@ -491,18 +491,23 @@ func (d *renewal) UnmarshalJSON(text []byte) error {
 	if err := json.Unmarshal(text, &s); err != nil {
 		return errRenewal
 	}
+	t, err := parseRenewal(s)
+	d.Time = t
+	return err
+}
+
+func parseRenewal(s string) (time.Time, error) {
 	t, err := parseDate(s)
 	if errors.Is(err, errDateRange) {
-		return err
+		return time.Time{}, err
 	}
 	if err != nil {
 		t, err = parseTimestamp(s)
 	}
 	if err != nil {
-		return errRenewal
+		return time.Time{}, errRenewal
 	}
-	d.Time = t
-	return nil
+	return t, nil
 }
 
 const errRenewal = fieldMessage("must be a date such as 2026-11-24, or a date-time such as 2026-11-24T10:00:00Z")

@@ -100,7 +100,7 @@ func TestMoveErased_GoesOnInParts(t *testing.T) {
 	wantError(t, err, user.ErrUserNotFound)
 	_, err = s.Do(t.Context(), pseudonym, user.AddTokens{Tokens: 1})
 	wantError(t, err, user.ErrUserNotFound)
-	if list, _, err := s.Accounts(t.Context(), user.AccountQuery{Limit: 10, Prefix: "erased-"}); err != nil || len(list) != 0 {
+	if list, _, err := s.Accounts(t.Context(), user.AccountQuery{Limit: 10, Text: "erased-"}); err != nil || len(list) != 0 {
 		t.Errorf("the list has the pseudonym: %v, %v", list, err)
 	}
 }

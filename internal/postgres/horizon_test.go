@@ -63,13 +63,18 @@ func TestHorizon_RemembersABoundedNumberOfMarks(t *testing.T) {
 
 func TestStatementsFor_PicksThoseOfTheServersVersion(t *testing.T) {
 	t.Parallel()
-	const file = "-- why\nA;\n-- from PostgreSQL 14\nB;\n\n-- before PostgreSQL 14\nC;\n"
-	for version, want := range map[int][]string{
-		13_00_20: {"-- why\nA", "-- before PostgreSQL 14\nC"},
-		14_00_00: {"-- why\nA", "-- from PostgreSQL 14\nB"},
+	const file = "-- why\nA;\n-- from PostgreSQL 14\nB;\n\n-- before PostgreSQL 14\nC;\n-- for search\n-- with pg_trgm\nD;\n"
+	for _, c := range []struct {
+		version  int
+		trigrams bool
+		want     []string
+	}{
+		{13_00_20, false, []string{"-- why\nA", "-- before PostgreSQL 14\nC"}},
+		{14_00_00, false, []string{"-- why\nA", "-- from PostgreSQL 14\nB"}},
+		{14_00_00, true, []string{"-- why\nA", "-- from PostgreSQL 14\nB", "-- for search\n-- with pg_trgm\nD"}},
 	} {
-		if got := statementsFor(version, file); !slices.Equal(got, want) {
-			t.Errorf("%d: %q, want %q", version, got, want)
+		if got := statementsFor(c.version, c.trigrams, file); !slices.Equal(got, c.want) {
+			t.Errorf("%d, trigrams %t: %q, want %q", c.version, c.trigrams, got, c.want)
 		}
 	}
 }

@@ -181,10 +181,11 @@ const concurrently = "_concurrently.sql"
 // concurrently updated").
 func (l *migrationLock) runEach(ctx context.Context, db *sql.DB, text string) error {
 	var version int
-	if err := db.QueryRowContext(ctx, "SELECT current_setting('server_version_num')::integer").Scan(&version); err != nil {
+	var trigrams bool
+	if err := db.QueryRowContext(ctx, selectServer).Scan(&version, &trigrams); err != nil {
 		return err
 	}
-	statements := statementsFor(version, text)
+	statements := statementsFor(version, trigrams, text)
 	err := l.runAll(ctx, db, statements)
 	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) && pg.Code == sqlInternalError {
 		l.log.Warn("a migration begins anew", "error", err)
@@ -202,17 +203,25 @@ func (l *migrationLock) runAll(ctx context.Context, db *sql.DB, statements []str
 	return nil
 }
 
-// oldServers and newServers begin a statement that is only for servers before PostgreSQL 14, or only for later ones.
-const oldServers, newServers = "-- before PostgreSQL 14", "-- from PostgreSQL 14"
+// selectServer reads the version of the server, and whether indexes of trigrams can be made.
+const selectServer = `SELECT current_setting('server_version_num')::integer,
+	EXISTS (SELECT FROM pg_opclass WHERE opcname = 'gin_trgm_ops' AND pg_opclass_is_visible(oid))`
 
-// statementsFor splits a file into the statements that are for a server of the version.
-func statementsFor(version int, text string) (statements []string) {
-	other := oldServers
+// Lines in a statement that is only for servers before PostgreSQL 14, only for later ones, or only where there are trigrams.
+const oldServers, newServers, withTrigrams = "-- before PostgreSQL 14", "-- from PostgreSQL 14", "-- with pg_trgm"
+
+// statementsFor splits a file into the statements that are for a server of the version, with trigrams or without.
+func statementsFor(version int, trigrams bool, text string) (statements []string) {
+	others := []string{oldServers}
 	if version < 14_00_00 {
-		other = newServers
+		others[0] = newServers
+	}
+	if !trigrams {
+		others = append(others, withTrigrams)
 	}
 	for statement := range strings.SplitSeq(text, ";\n") {
-		if statement = strings.TrimSpace(statement); statement != "" && !slices.Contains(strings.Split(statement, "\n"), other) {
+		other := func(line string) bool { return slices.Contains(others, line) }
+		if statement = strings.TrimSpace(statement); statement != "" && !slices.ContainsFunc(strings.Split(statement, "\n"), other) {
 			statements = append(statements, statement)
 		}
 	}

@@ -124,9 +124,11 @@ func TestStoreAccounts_PagesThatGiveUpLeadToAll(t *testing.T) {
 	t.Parallel()
 	url := localpgtest.New(t)
 	store, db := looking(open(t, url), 7), connect(t, url)
-	db.Exec(`INSERT INTO viralpilot.userdata (cognito_user_id, subscription_tier, is_active)
-		SELECT 'u' || lpad(n::text, 3, '0'), CASE WHEN n % 20 = 0 THEN 'tester' ELSE 'free' END, n % 50 <> 0
+	db.Exec(`INSERT INTO viralpilot.userdata (cognito_user_id, username, subscription_tier, is_active, subscription_renewal_date)
+		SELECT 'u' || lpad(n::text, 3, '0'), CASE WHEN n % 3 = 0 THEN 'Joanna' END, CASE WHEN n % 20 = 0 THEN 'tester' ELSE 'free' END,
+			n % 50 <> 0, CASE n % 10 WHEN 1 THEN timestamp '-infinity' WHEN 2 THEN 'infinity' WHEN 3 THEN '2026-12-01' WHEN 4 THEN '2026-11-30 23:59:59' END
 		FROM generate_series(1, 100) n`)
+	soon := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
 	// Whoever is erased is in no list, but pages go on after them.
 	db.Exec(`INSERT INTO viralpilot.account_state (cognito_user_id, erased) SELECT cognito_user_id, true
 		FROM viralpilot.userdata WHERE cognito_user_id < 'u012' OR cognito_user_id = 'u040'`)
@@ -139,7 +141,11 @@ func TestStoreAccounts_PagesThatGiveUpLeadToAll(t *testing.T) {
 		"a tier":                {user.AccountQuery{Tier: "tester"}, "subscription_tier = 'tester'"},
 		"a tier that is nobody": {user.AccountQuery{Tier: "gold"}, "false"},
 		"who is not active":     {user.AccountQuery{Active: &inactive}, "NOT is_active"},
-		"a prefix":              {user.AccountQuery{Prefix: "u0"}, "cognito_user_id < 'u100'"},
+		"a prefix":              {user.AccountQuery{Text: "u0"}, "cognito_user_id < 'u100'"},
+		"a text that few have":  {user.AccountQuery{Text: "040"}, "cognito_user_id = 'u040'"},
+		"a text that many have": {user.AccountQuery{Text: "ann"}, "username IS NOT NULL"},
+		"a text and a filter":   {user.AccountQuery{Text: "ann", Tier: "tester"}, "username IS NOT NULL AND subscription_tier = 'tester'"},
+		"who renews soon":       {user.AccountQuery{RenewsBefore: soon}, "subscription_renewal_date < '2026-12-01' AND isfinite(subscription_renewal_date)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := db.lines(`SELECT cognito_user_id FROM viralpilot.userdata u
@@ -221,4 +227,61 @@ func TestPagesOfWhatIsRare_CostABoundedSearch(t *testing.T) {
 			t.Errorf("%s: %d buffers, more than %d", name, n, c.most)
 		}
 	}
+}
+
+func TestStoreAccounts_WithoutTrigrams(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.Empty(t)
+	db := connect(t, url)
+	// A server that has no such extension to make.
+	db.Exec(`CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS
+			'BEGIN RAISE EXCEPTION USING ERRCODE = ''insufficient_privilege'', MESSAGE = ''permission denied to create extension''; END';
+		CREATE EVENT TRIGGER refuse ON ddl_command_start WHEN TAG IN ('CREATE EXTENSION') EXECUTE FUNCTION refuse()`)
+	var l log
+	store := open(t, url, l.into)
+	if !strings.Contains(l.String(), "users are found by how their texts begin") {
+		t.Errorf("nothing is said of it:\n%s", l.String())
+	}
+	create(t, store, "joanna", 0)
+	if anywhere, err := store.SearchesAnywhere(t.Context()); anywhere || err != nil {
+		t.Errorf("anywhere %t, %v", anywhere, err)
+	}
+	for text, want := range map[string]int{"joan": 1, "anna": 0} {
+		if page, _, err := store.Accounts(t.Context(), user.AccountQuery{Text: text, Limit: 10}); err != nil || len(page) != want {
+			t.Errorf("%s: %v, %v", text, page, err)
+		}
+	}
+}
+
+// Texts that few or many have are found at a bounded cost, and the index costs a consume nothing.
+func TestStoreAccounts_SearchCostsABoundedSearch(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.New(t)
+	store, db := looking(open(t, url), 1000), connect(t, url)
+	db.Exec("ALTER TABLE viralpilot.userdata SET (autovacuum_enabled = off)")
+	db.Exec(`INSERT INTO viralpilot.userdata (cognito_user_id, email) SELECT gen_random_uuid(), 'user' || n || '@example.com' FROM generate_series(1, 50000) n`)
+	create(t, store, "needle", 100) // where its page has room
+	db.Exec("VACUUM ANALYZE viralpilot.userdata")
+	for text, most := range map[string]int{"eedl": 200, "example": 4500, "nothing like it": 200, "@exam": 4500} {
+		n := db.buffersOf("userdata", func() error {
+			_, _, err := store.Accounts(t.Context(), user.AccountQuery{Text: text, Limit: 51})
+			return err
+		})
+		t.Logf("%s: %d buffers", text, n)
+		if n > most {
+			t.Errorf("%s: %d buffers, more than %d", text, n, most)
+		}
+	}
+	hot := func() int64 {
+		db.Exec("SELECT pg_stat_clear_snapshot()")
+		return localpgtest.Query[int64](db, "SELECT n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'userdata' AND schemaname = 'viralpilot'")
+	}
+	before := hot()
+	for range 5 {
+		if _, err := store.Update(t.Context(), user.Ref{AccountID: "needle"}, spend("")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	store.Close() // with the connection its figures are told
+	localpgtest.Await(t, "each consume was a heap-only update", func() bool { return hot()-before >= 5 })
 }

@@ -140,31 +140,49 @@ const (
 			WHERE low < high)
 		SELECT low FROM search WHERE low >= high`
 
-	// No more than $6 accounts are looked at. The last of these is on the page whether it fits or not, so that the next one
+	// No more than $7 accounts are looked at. The last of these is on the page whether it fits or not, so that the next one
 	// can go on from there. The side rows are looked up one by one: a join could read all of them.
-	selectAccounts = `SELECT ` + accountColumns + `, fits AND ` + notErased + `, place = $6
-		FROM (SELECT *, row_number() OVER (ORDER BY cognito_user_id) AS place, ` + accountFits + ` AS fits
-				FROM viralpilot.userdata WHERE cognito_user_id > $1 ORDER BY cognito_user_id LIMIT $6) u
+	selectAccounts = accountsLookedAt + lookedAtAccounts
+
+	accountsLookedAt = `SELECT ` + accountColumns + `, fits AND ` + notErased + `, place = $7
+		FROM (SELECT *, row_number() OVER (ORDER BY cognito_user_id) AS place, ` + accountFits
+
+	lookedAtAccounts = ` AS fits
+				FROM viralpilot.userdata WHERE cognito_user_id > $1 ORDER BY cognito_user_id LIMIT $7) u
 			LEFT JOIN LATERAL (SELECT * FROM viralpilot.account_state s
 				WHERE s.cognito_user_id = u.cognito_user_id LIMIT 1) s USING (cognito_user_id)
-		WHERE fits OR place = $6
-		ORDER BY cognito_user_id LIMIT $5`
+		WHERE fits OR place = $7
+		ORDER BY cognito_user_id LIMIT $6`
+
+	// What a search finds that finds much: like selectAccounts, it looks at no more than $7 accounts.
+	selectAccountsWith = accountsLookedAt + ` AND (cognito_user_id LIKE $8 OR username LIKE $8 OR lower(email) LIKE $9) IS TRUE` + lookedAtAccounts
+
+	// No more than $6 ids are looked for in the index of trigrams, in whatever order they come.
+	selectIDsWith = `SELECT cognito_user_id FROM viralpilot.userdata
+		WHERE cognito_user_id > $1 AND ` + accountFits + ` AND (cognito_user_id LIKE $7 OR username LIKE $7 OR lower(email) LIKE $8)
+		LIMIT $6`
+
+	selectAccountsOf = `SELECT ` + accountColumns + `, ` + notErased + `, false
+		FROM viralpilot.userdata LEFT JOIN viralpilot.account_state USING (cognito_user_id)
+		WHERE cognito_user_id = ANY($1) ORDER BY cognito_user_id LIMIT $2`
+
+	selectSearchIndex = `SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('viralpilot.userdata_search') AND indisvalid)`
 
 	// Each branch walks the index of one column and the outer query merges what they find: one condition with OR would
 	// walk all accounts. The operators are those of text_pattern_ops, which LIKE with a parameter does not get to use.
 	selectAccountsByPrefix = `WITH found AS (
 			(SELECT cognito_user_id FROM viralpilot.userdata
-				WHERE cognito_user_id > $1 AND ` + accountFits + ` AND cognito_user_id ~>=~ $6 AND cognito_user_id ~<~ $7
-				ORDER BY cognito_user_id LIMIT $5)
+				WHERE cognito_user_id > $1 AND ` + accountFits + ` AND cognito_user_id ~>=~ $7 AND cognito_user_id ~<~ $8
+				ORDER BY cognito_user_id LIMIT $6)
 			UNION
 			(SELECT cognito_user_id FROM viralpilot.userdata
-				WHERE cognito_user_id > $1 AND ` + accountFits + ` AND username ~>=~ $6 AND username ~<~ $7
-				ORDER BY cognito_user_id LIMIT $5)
+				WHERE cognito_user_id > $1 AND ` + accountFits + ` AND username ~>=~ $7 AND username ~<~ $8
+				ORDER BY cognito_user_id LIMIT $6)
 			UNION
 			(SELECT cognito_user_id FROM viralpilot.userdata
-				WHERE cognito_user_id > $1 AND ` + accountFits + ` AND lower(email) ~>=~ $8 AND lower(email) ~<~ $9
-				ORDER BY cognito_user_id LIMIT $5)
-			ORDER BY cognito_user_id LIMIT $5)
+				WHERE cognito_user_id > $1 AND ` + accountFits + ` AND lower(email) ~>=~ $9 AND lower(email) ~<~ $10
+				ORDER BY cognito_user_id LIMIT $6)
+			ORDER BY cognito_user_id LIMIT $6)
 		SELECT ` + accountColumns + `, ` + notErased + `, false
 		FROM found JOIN viralpilot.userdata USING (cognito_user_id)
 			LEFT JOIN viralpilot.account_state USING (cognito_user_id)
@@ -174,7 +192,8 @@ const (
 	notErased = `erased IS NOT TRUE AND moving_to IS NULL`
 
 	accountFits = `($2::text = '' OR subscription_tier = $2) AND ($3::text = '' OR subscription_status = $3)
-			AND ($4::boolean IS NULL OR is_active = $4)`
+			AND ($4::boolean IS NULL OR is_active = $4)
+			AND ($5::timestamp IS NULL OR (subscription_renewal_date < $5 AND isfinite(subscription_renewal_date)) IS TRUE)`
 
 	// A sequence that nothing was drawn from shows its first value.
 	selectLastDrawnID = `SELECT pg_postmaster_start_time(), CASE WHEN is_called THEN last_value ELSE last_value - 1 END

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"math"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -47,6 +48,7 @@ type Store struct {
 	groupSpan func([]context.Context) (context.Context, func())
 	horizon   horizon
 	whole     whole
+	search    search
 	// probe has one connection of its own, so that a pool that is used up does not make the database look dead.
 	probe *pgxpool.Pool
 }
@@ -275,25 +277,80 @@ func (s *Store) Reservations(ctx context.Context, accountID string, q user.Reser
 	return page, err
 }
 
-// Accounts implements [user.Store]. Where no prefix is given, a page costs no more than a look at maxLooks accounts,
-// however many there are that a filter leaves out.
+// Accounts implements [user.Store]. Where no text is looked for, or one that many have, a page costs no more than a look at
+// maxLooks accounts, however many there are that a filter leaves out.
 func (s *Store) Accounts(ctx context.Context, q user.AccountQuery) (page []user.Account, after string, err error) {
-	sql, args := selectAccounts, []any{q.After, q.Tier, q.SubscriptionStatus, q.Active, q.Limit}
-	if q.Prefix == "" {
-		args = append(args, max(s.maxLooks, q.Limit))
-	} else {
-		from, to := prefixRange(q.Prefix)
-		lowerFrom, lowerTo := prefixRange(strings.ToLower(q.Prefix))
+	args := []any{q.After, q.Tier, q.SubscriptionStatus, q.Active, optional(q.RenewsBefore), q.Limit}
+	var rows []found[user.Account]
+	switch anywhere, searchErr := s.searchesAnywhere(ctx, q.Text); {
+	case searchErr != nil:
+		err = searchErr
+	case q.Text == "":
+		rows, err = list(ctx, s, scanFoundAccount, selectAccounts, append(args, max(s.maxLooks, q.Limit))...)
+	case anywhere:
+		rows, err = s.accountsWith(ctx, q, args)
+	default:
+		from, to := prefixRange(q.Text)
+		lowerFrom, lowerTo := prefixRange(strings.ToLower(q.Text))
 		// A plan for this prefix, never one for any: that would walk all accounts.
-		sql, args = selectAccountsByPrefix, append([]any{pgx.QueryExecModeCacheDescribe}, args...)
-		args = append(args, from, to, lowerFrom, lowerTo)
+		args = append(append([]any{pgx.QueryExecModeCacheDescribe}, args...), from, to, lowerFrom, lowerTo)
+		rows, err = list(ctx, s, scanFoundAccount, selectAccountsByPrefix, args...)
 	}
-	rows, err := list(ctx, s, scanFoundAccount, sql, args...)
 	page, last := pageOf(rows, q.Limit)
 	if last != nil {
 		after = last.ID
 	}
 	return page, after, err
+}
+
+// SearchesAnywhere implements [user.Store].
+func (s *Store) SearchesAnywhere(ctx context.Context) (bool, error) {
+	s.search.mu.Lock()
+	defer s.search.mu.Unlock()
+	if s.search.known {
+		return s.search.anywhere, nil
+	}
+	found, err := list(ctx, s, pgx.RowTo[bool], selectSearchIndex)
+	if err != nil {
+		return false, err
+	}
+	s.search.known, s.search.anywhere = true, found[0]
+	return s.search.anywhere, nil
+}
+
+// search remembers whether there is an index of trigrams. It is made by a migration.
+type search struct {
+	mu              sync.Mutex
+	known, anywhere bool
+}
+
+// searchesAnywhere reports whether the text is looked for anywhere: it has to have a trigram.
+func (s *Store) searchesAnywhere(ctx context.Context, text string) (bool, error) {
+	if utf8.RuneCountInString(text) < user.MinAnywhere {
+		return false, nil
+	}
+	return s.SearchesAnywhere(ctx)
+}
+
+// accountsWith reads a page of the accounts that have the text somewhere. Those that few have are found by the index, which
+// knows no order; what many have is met on the way along all accounts.
+func (s *Store) accountsWith(ctx context.Context, q user.AccountQuery, args []any) (rows []found[user.Account], err error) {
+	pattern, lower := likeAnywhere(q.Text), likeAnywhere(strings.ToLower(q.Text))
+	few := max(s.maxLooks, q.Limit)
+	search := append(append([]any{pgx.QueryExecModeCacheDescribe}, args[:len(args)-1]...), few+1, pattern, lower)
+	ids, err := list(ctx, s, pgx.RowTo[string], selectIDsWith, search...)
+	if err != nil {
+		return nil, err
+	}
+	if len(ids) <= few {
+		return list(ctx, s, scanFoundAccount, selectAccountsOf, ids, q.Limit)
+	}
+	return list(ctx, s, scanFoundAccount, selectAccountsWith, append(args, few, pattern, lower)...)
+}
+
+// likeAnywhere is the pattern of texts that have the given one somewhere.
+func likeAnywhere(text string) string {
+	return "%" + strings.NewReplacer(`\`, `\\`, "%", `\%`, "_", `\_`).Replace(text) + "%"
 }
 
 // prefixRange is the range of texts that begin with prefix, by code points: from it to the first text after all of

@@ -86,13 +86,21 @@ type AccountQuery struct {
 	Tier               Tier
 	SubscriptionStatus SubscriptionStatus
 	Active             *bool
-	// Prefix is how the id, the username or the e-mail address begins; the address whatever its case.
-	Prefix string
+	// RenewsBefore limits to accounts whose renewal date is before it.
+	RenewsBefore time.Time
+	// LowBalance limits to accounts with a low balance, or to those without; see [Rules.LowBalance].
+	LowBalance *bool
+	// Text stands in the id, the username or the e-mail address, in the address whatever its case: anywhere where it has
+	// MinAnywhere characters and the store searches anywhere, else at the beginning.
+	Text string
 	// After is the id of the last account of the page before.
 	After string
 	// Limit is the most accounts to return, at least 1.
 	Limit int
 }
+
+// MinAnywhere is how many characters a text has to have to be found anywhere.
+const MinAnywhere = 3
 
 // AllowanceRemaining is A: the part of the balance that lapses at the end of the period.
 func (a Account) AllowanceRemaining() int64 { return a.TokensRemaining - a.TopUps }

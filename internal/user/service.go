@@ -269,11 +269,50 @@ func (s *Service) Accounts(ctx context.Context, q AccountQuery) (page []Account,
 	ctx, end := s.begin(ctx, "accounts")
 	defer func() { end(err) }()
 	now := s.now()
+	if q.LowBalance != nil {
+		return s.accountsByBalance(ctx, q, now)
+	}
 	page, after, err = s.Store.Accounts(ctx, q)
 	for i := range page {
 		page[i], _ = s.Rules.Read(page[i], now)
 	}
 	return page, after, err
+}
+
+const (
+	// Whether balances are low is looked at for lowBalancePage accounts at a time, and lowBalancePages times for one page.
+	lowBalancePage, lowBalancePages = 1000, 5
+)
+
+// accountsByBalance reads a page of the accounts whose balance is low, or is not. That is in no index: each consume would
+// have to change it.
+func (s *Service) accountsByBalance(ctx context.Context, q AccountQuery, now time.Time) (page []Account, after string, err error) {
+	limit := q.Limit
+	q.Limit = max(limit, lowBalancePage)
+	for range lowBalancePages {
+		found, next, err := s.Store.Accounts(ctx, q)
+		if err != nil {
+			return nil, "", err
+		}
+		for _, a := range found {
+			shown, _ := s.Rules.Read(a, now)
+			if s.Rules.LowBalance(shown) != *q.LowBalance {
+				continue
+			}
+			if page = append(page, shown); len(page) == limit {
+				return page, shown.ID, nil
+			}
+		}
+		if q.After = next; next == "" {
+			break
+		}
+	}
+	return page, q.After, nil
+}
+
+// SearchesAnywhere reports whether a text of [MinAnywhere] characters is found anywhere in an account.
+func (s *Service) SearchesAnywhere(ctx context.Context) (bool, error) {
+	return s.Store.SearchesAnywhere(ctx)
 }
 
 // Entries returns a page of the account's ledger, newest first; [ErrUserNotFound] when there is no such account. See

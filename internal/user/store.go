@@ -52,8 +52,12 @@ type Store interface {
 	AllUsage(ctx context.Context, days UsageDays) ([]UsageRow, error)
 
 	// Accounts reads a page of all accounts, by id, as they were last committed. The next page is that of the query with
-	// After set to after; empty when there is none. A page may be short, or empty, although there is a next one.
+	// After set to after; empty when there is none. A page may be short, or empty, although there is a next one. Whether
+	// a balance is low is not for it to say.
 	Accounts(ctx context.Context, query AccountQuery) (page []Account, after string, err error)
+
+	// SearchesAnywhere reports whether Accounts finds texts anywhere, and not just how something begins.
+	SearchesAnywhere(ctx context.Context) (bool, error)
 
 	// AccountsWithDueHold reads, without locking, up to limit ids greater than after, in their order, of accounts that
 	// have an open reservation with an expiry at or before now.
