@@ -2,7 +2,10 @@ package httpapi
 
 import (
 	"bytes"
+	"encoding/json"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -107,6 +110,96 @@ func (r reservationReceiptBody) appendTo(b []byte) []byte {
 	return append(b, '}')
 }
 
+func (e entryBody) appendTo(b []byte) []byte { return append(e.appendFields(append(b, '{')), '}') }
+
+func (e entryBody) appendFields(b []byte) []byte {
+	b = e.EntryID.appendTo(append(b, `"entry_id":`...))
+	b = appendString(append(b, `,"kind":`...), string(e.Kind))
+	b = strconv.AppendInt(append(b, `,"amount":`...), e.Amount, 10)
+	b = strconv.AppendInt(append(b, `,"balance_after":`...), e.BalanceAfter, 10)
+	b = strconv.AppendInt(append(b, `,"used_after":`...), e.UsedAfter, 10)
+	b = strconv.AppendInt(append(b, `,"tokens_charged":`...), e.TokensCharged, 10)
+	b = strconv.AppendInt(append(b, `,"tokens_refunded":`...), e.TokensRefunded, 10)
+	b = append(b, `,"top_ups_amount":`...)
+	if e.TopUpsAmount == nil {
+		b = append(b, "null"...)
+	} else {
+		b = strconv.AppendInt(b, *e.TopUpsAmount, 10)
+	}
+	b = appendRaw(append(b, `,"changes":`...), e.Changes)
+	b = appendText(append(b, `,"reservation_id":`...), e.ReservationID)
+	b = append(b, `,"refunded_entry_id":`...)
+	if e.RefundedEntryID == nil {
+		b = append(b, "null"...)
+	} else {
+		b = e.RefundedEntryID.appendTo(b)
+	}
+	b = appendText(append(b, `,"idempotency_key":`...), e.IdempotencyKey)
+	b = appendRaw(append(b, `,"metadata":`...), e.Metadata)
+	b = appendText(append(b, `,"actor":`...), e.Actor)
+	return e.CreatedAt.appendTo(append(b, `,"created_at":`...))
+}
+
+func (e feedEntryBody) appendTo(b []byte) []byte {
+	b = appendString(append(b, `{"cognito_user_id":`...), e.AccountID)
+	return append(e.entryBody.appendFields(append(b, ',')), '}')
+}
+
+func (l ledgerBody) appendTo(b []byte) []byte {
+	b = append(b, `{"entries":`...)
+	b = appendList(b, l.Entries)
+	return append(appendText(append(b, `,"next_cursor":`...), l.NextCursor), '}')
+}
+
+func (f feedBody) appendTo(b []byte) []byte {
+	b = append(b, `{"entries":`...)
+	b = appendList(b, f.Entries)
+	return append(appendString(append(b, `,"next_cursor":`...), f.NextCursor), '}')
+}
+
+// appendList appends a list, or null for none.
+func appendList[T appender](b []byte, list []T) []byte {
+	if list == nil {
+		return append(b, "null"...)
+	}
+	b = append(b, '[')
+	for i, item := range list {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = item.appendTo(b)
+	}
+	return append(b, ']')
+}
+
+// appendRaw appends what is JSON already, or null for none.
+func appendRaw(b []byte, text json.RawMessage) []byte {
+	if text == nil {
+		return append(b, "null"...)
+	}
+	return append(b, text...)
+}
+
+// withoutBlanks takes the blanks between the tokens of a valid JSON away, in place.
+func withoutBlanks(text []byte) json.RawMessage {
+	kept := text[:0]
+	inString, escaped := false, false
+	for _, c := range text {
+		switch {
+		case escaped:
+			escaped = false
+		case inString:
+			inString, escaped = c != '"', c == '\\'
+		case c == ' ' || c == '\t' || c == '\n' || c == '\r':
+			continue
+		default:
+			inString = c == '"'
+		}
+		kept = append(kept, c)
+	}
+	return kept
+}
+
 // appendString appends s as a string of JSON. Whatever has to be escaped is left to encoding/json.
 func appendString(b []byte, s string) []byte {
 	for i := range len(s) {
@@ -140,7 +233,14 @@ func appendMetadata(b []byte, notes map[string]string) []byte {
 	if notes == nil {
 		return append(b, "null"...)
 	}
-	return appendValue(b, notes)
+	b = append(b, '{')
+	for i, name := range slices.Sorted(maps.Keys(notes)) {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendString(append(appendString(b, name), ':'), notes[name])
+	}
+	return append(b, '}')
 }
 
 // appendInstant appends an instant, or null for none.

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bytes"
+	"encoding/json"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -19,6 +20,11 @@ func fill(r *rand.Rand, v reflect.Value) {
 		at := time.Unix(first.Unix()+r.Int64N(last.Unix()-first.Unix()), []int64{0, 1, 999, 1000, 120_000_000, 999_999_000, 999_999_999, r.Int64N(1e9)}[r.IntN(8)])
 		v.Set(reflect.ValueOf(at.In(time.FixedZone("", 3600*r.IntN(3)))))
 		return
+	case reflect.TypeFor[json.RawMessage]():
+		if r.IntN(3) > 0 {
+			v.SetBytes([]byte([]string{`{}`, `{"model":"a b","note":"\"\\\\"}`, `{"tier":{"from":"free","to":null}}`}[r.IntN(3)]))
+		}
+		return
 	case reflect.TypeFor[map[string]string]():
 		if notes := map[string]string{}; r.IntN(3) > 0 {
 			for range r.IntN(4) {
@@ -32,6 +38,13 @@ func fill(r *rand.Rand, v reflect.Value) {
 	case reflect.Struct:
 		for i := range v.NumField() {
 			fill(r, v.Field(i))
+		}
+	case reflect.Slice:
+		if r.IntN(3) > 0 {
+			v.Set(reflect.MakeSlice(v.Type(), r.IntN(3), 3))
+			for i := range v.Len() {
+				fill(r, v.Index(i))
+			}
 		}
 	case reflect.Pointer:
 		if r.IntN(3) > 0 {
@@ -53,7 +66,7 @@ func TestBodiesWriteThemselvesAsEncodingJSONDoes(t *testing.T) {
 	t.Parallel()
 	const seed = 15
 	r := rand.New(rand.NewPCG(seed, seed))
-	for _, body := range []appender{userBody{}, receiptBody{}, consumeBody{}, statusBody{}, reservationReceiptBody{}} {
+	for _, body := range []appender{userBody{}, receiptBody{}, consumeBody{}, statusBody{}, reservationReceiptBody{}, ledgerBody{}, feedBody{}, feedEntryBody{}} {
 		for range 2000 {
 			v := reflect.New(reflect.TypeOf(body)).Elem()
 			fill(r, v)
@@ -67,6 +80,20 @@ func TestBodiesWriteThemselvesAsEncodingJSONDoes(t *testing.T) {
 			if !bytes.Equal(got.Body.Bytes(), want.Body.Bytes()) || !reflect.DeepEqual(got.Header(), want.Header()) {
 				t.Fatalf("%+v is written\n%s, not\n%s", v, got.Body, want.Body)
 			}
+		}
+	}
+}
+
+func TestWithoutBlanks_KeepsThoseInTexts(t *testing.T) {
+	t.Parallel()
+	for stored, want := range map[string]string{
+		`{"model": "a b", "note": "c, \\"d\\": e"}`: `{"model":"a b","note":"c, \\"d\\": e"}`,
+		`{"path": "a\\\\", "next": " "}`:            `{"path":"a\\\\","next":" "}`,
+		"{\n\t}":                                    `{}`,
+		``:                                          ``,
+	} {
+		if got := string(withoutBlanks([]byte(stored))); got != want {
+			t.Errorf("%s becomes %s, want %s", stored, got, want)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/csv"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,7 +33,8 @@ type feedBody struct {
 type feedFormat struct {
 	contentType string
 	maxLimit    int
-	write       func(b *bytes.Buffer, page user.FeedPage) error
+	// entries is how the entries are written; empty for a page of JSON.
+	entries EntryFormat
 }
 
 const (
@@ -46,11 +48,11 @@ func feedFormatFor(r *http.Request) feedFormat {
 	accept := strings.Join(r.Header.Values("Accept"), ",")
 	switch goautoneg.Negotiate(accept, []string{typeJSON, typeNDJSON, typeCSV}) {
 	case typeNDJSON:
-		return feedFormat{typeNDJSON, 10_000, writeNDJSON}
+		return feedFormat{typeNDJSON, 10_000, EntriesNDJSON}
 	case typeCSV:
-		return feedFormat{typeCSV + "; charset=utf-8; header=present", 10_000, writeCSV}
+		return feedFormat{typeCSV + "; charset=utf-8; header=present", 10_000, EntriesCSV}
 	}
-	return feedFormat{typeJSON, 1000, writeJSON}
+	return feedFormat{typeJSON, 1000, ""}
 }
 
 // feedQuery is what a call of the feed asks for.
@@ -96,15 +98,18 @@ func (a *API) feed(w http.ResponseWriter, r *http.Request) error {
 	until := time.Now().Add(q.wait)
 	for answered := false; ; {
 		err := a.inSlot(r, func(ctx context.Context) error {
-			page, err := a.feedPage(ctx, q)
+			page, err := a.feedPage(ctx, q, format, newPage())
 			if err != nil {
 				return err
 			}
-			q.After, q.latest = page.Next, false
-			if answered = len(page.Entries) > 0 || q.wait == 0; answered {
-				err = respondFeed(w, format, page)
+			defer keepPage(page.text)
+			q.After, q.latest = page.next, false
+			if answered = page.entries > 0 || q.wait == 0; answered {
+				w.Header().Add("Vary", "Accept")
+				w.Header().Set(nextCursor, newFeedCursor(page.next))
+				send(w, http.StatusOK, format.contentType, page.text)
 			}
-			return err
+			return nil
 		})
 		if err != nil || answered {
 			return err
@@ -141,50 +146,114 @@ func (a *API) inSlot(r *http.Request, f func(context.Context) error) error {
 	return f(ctx)
 }
 
-func (a *API) feedPage(ctx context.Context, q feedQuery) (user.FeedPage, error) {
-	if q.latest {
-		now, err := a.Feed.Latest(ctx)
-		return user.FeedPage{Next: now}, err
-	}
-	return a.Feed.Page(ctx, q.FeedQuery)
+// writtenPage is a page as it is sent.
+type writtenPage struct {
+	text    []byte
+	entries int
+	next    int64
 }
 
-// respondFeed writes the page to memory first, so that a failure cannot leave half a response.
-func respondFeed(w http.ResponseWriter, format feedFormat, page user.FeedPage) error {
-	var b bytes.Buffer
-	b.Grow(len(page.Entries) * usualEntry)
-	if err := format.write(&b, page); err != nil {
-		return err
+// maxFeedPart is how many entries of a page are read at a time: as text they take less memory.
+const maxFeedPart = 2500
+
+// feedPage appends a page to b, whole, so that a failure cannot leave half a response.
+func (a *API) feedPage(ctx context.Context, q feedQuery, format feedFormat, b []byte) (page writtenPage, err error) {
+	if q.latest {
+		q.After, err = a.Feed.Latest(ctx)
+		if err != nil {
+			return writtenPage{}, err
+		}
+		q.Limit = 0
 	}
-	w.Header().Add("Vary", "Accept")
-	w.Header().Set(nextCursor, newFeedCursor(page.Next))
-	send(w, http.StatusOK, format.contentType, b.Bytes())
-	return nil
+	page = writtenPage{append(b, format.entries.Header()...), 0, q.After}
+	var part user.FeedPage
+	for more := q.Limit > 0; more; {
+		wanted := q.FeedQuery
+		wanted.After, wanted.Limit = page.next, min(q.Limit-page.entries, maxFeedPart)
+		if part, err = a.Feed.Page(ctx, wanted); err != nil {
+			return writtenPage{}, err
+		}
+		page.next = part.Next
+		page.entries += len(part.Entries)
+		more = len(part.Entries) == wanted.Limit && page.entries < q.Limit
+		if format.entries == "" {
+			break
+		}
+		page.text = slices.Grow(page.text, len(part.Entries)*usualEntry)
+		if page.text, err = format.entries.Append(page.text, part.Entries); err != nil {
+			return writtenPage{}, err
+		}
+	}
+	if format.entries == "" { // one part is all of it
+		part.Next = page.next
+		page.text = appendFeedJSON(page.text, part)
+	}
+	return page, nil
 }
 
 // usualEntry is about the most bytes that an entry takes.
 const usualEntry = 512
 
-func newFeedEntryBody(e user.FeedEntry) feedEntryBody {
-	return feedEntryBody{e.AccountID, newEntryBody(e.Entry)}
-}
+// pages are buffers for pages, which are much larger than other bodies: of those that are not in use few are kept.
+var pages = make(chan []byte, 2)
 
-func writeJSON(b *bytes.Buffer, page user.FeedPage) error {
-	body := feedBody{make([]feedEntryBody, len(page.Entries)), newFeedCursor(page.Next)}
-	for i, e := range page.Entries {
-		body.Entries[i] = newFeedEntryBody(e)
+func newPage() []byte {
+	select {
+	case b := <-pages:
+		return b[:0]
+	default:
+		return make([]byte, 0, maxFeedPart*usualEntry)
 	}
-	return encoder(b).Encode(body)
 }
 
-func writeNDJSON(b *bytes.Buffer, page user.FeedPage) error {
-	lines := encoder(b)
-	for _, e := range page.Entries {
-		if err := lines.Encode(newFeedEntryBody(e)); err != nil {
-			return err
-		}
+func keepPage(b []byte) {
+	select {
+	case pages <- b:
+	default:
+	}
+}
+
+// newFeedEntryBody takes the JSON of the entry over.
+func newFeedEntryBody(e *user.FeedEntry) feedEntryBody {
+	body := newBareEntryBody(&e.Entry)
+	body.Changes, body.Metadata = withoutBlanks(e.StoredChanges), withoutBlanks(e.StoredMetadata)
+	return feedEntryBody{e.AccountID, body}
+}
+
+func appendFeedJSON(b []byte, page user.FeedPage) []byte {
+	body := feedBody{make([]feedEntryBody, len(page.Entries)), newFeedCursor(page.Next)}
+	for i := range page.Entries {
+		body.Entries[i] = newFeedEntryBody(&page.Entries[i])
+	}
+	return append(body.appendTo(b), '\n')
+}
+
+// EntryFormat is a form in which entries are written one after the other.
+type EntryFormat string
+
+// The forms of entries: an object of JSON a line, or a row of CSV.
+const (
+	EntriesNDJSON EntryFormat = "ndjson"
+	EntriesCSV    EntryFormat = "csv"
+)
+
+// Header is what comes before the first entry.
+func (f EntryFormat) Header() []byte {
+	if f == EntriesCSV {
+		return []byte(strings.Join(feedColumns, ",") + "\n")
 	}
 	return nil
+}
+
+// Append appends the entries to b.
+func (f EntryFormat) Append(b []byte, entries []user.FeedEntry) ([]byte, error) {
+	if f == EntriesCSV {
+		return appendCSV(b, entries)
+	}
+	for i := range entries {
+		b = append(newFeedEntryBody(&entries[i]).appendTo(b), '\n')
+	}
+	return b, nil
 }
 
 // feedColumns are the names of the fields, in the order of JSON.
@@ -193,31 +262,26 @@ var feedColumns = []string{
 	"top_ups_amount", "changes", "reservation_id", "refunded_entry_id", "idempotency_key", "metadata", "actor", "created_at",
 }
 
-func writeCSV(b *bytes.Buffer, page user.FeedPage) error {
-	rows := csv.NewWriter(b)
-	_ = rows.Write(feedColumns) // its errors are those of Flush
-	for _, entry := range page.Entries {
-		e := newFeedEntryBody(entry)
-		changes, err := jsonCell(e.Changes, e.Changes == nil)
-		if err != nil {
-			return err
-		}
-		metadata, err := jsonCell(e.Metadata, e.Metadata == nil)
-		if err != nil {
-			return err
-		}
-		topUps := ""
+func appendCSV(b []byte, entries []user.FeedEntry) ([]byte, error) {
+	text := bytes.NewBuffer(b)
+	rows := csv.NewWriter(text)
+	for i := range entries {
+		e := newFeedEntryBody(&entries[i])
+		topUps, refunded := "", ""
 		if e.TopUpsAmount != nil {
 			topUps = number(*e.TopUpsAmount)
 		}
-		_ = rows.Write([]string{
-			cell(&e.AccountID), e.EntryID, string(e.Kind), number(e.Amount), number(e.BalanceAfter), number(e.UsedAfter),
-			number(e.TokensCharged), number(e.TokensRefunded), topUps, changes, cell(e.ReservationID), cell(e.RefundedEntryID),
-			cell(e.IdempotencyKey), metadata, cell(e.Actor), e.CreatedAt.UTC().Format(timestampLayout),
+		if e.RefundedEntryID != nil {
+			refunded = number(int64(*e.RefundedEntryID))
+		}
+		_ = rows.Write([]string{ // its errors are those of Flush
+			cell(&e.AccountID), number(int64(e.EntryID)), string(e.Kind), number(e.Amount), number(e.BalanceAfter), number(e.UsedAfter),
+			number(e.TokensCharged), number(e.TokensRefunded), topUps, string(e.Changes), cell(e.ReservationID), refunded,
+			cell(e.IdempotencyKey), string(e.Metadata), cell(e.Actor), e.CreatedAt.UTC().Format(timestampLayout),
 		})
 	}
 	rows.Flush()
-	return rows.Error()
+	return text.Bytes(), rows.Error()
 }
 
 // cell is a text of a caller, empty for none. A spreadsheet would take one that begins like a formula for a formula.
@@ -229,16 +293,6 @@ func cell(s *string) string {
 		return "'" + *s
 	}
 	return *s
-}
-
-// jsonCell is v as JSON, empty for none. It begins with a brace.
-func jsonCell(v any, none bool) (string, error) {
-	if none {
-		return "", nil
-	}
-	var b bytes.Buffer
-	err := encoder(&b).Encode(v)
-	return strings.TrimSuffix(b.String(), "\n"), err
 }
 
 func number(n int64) string { return strconv.FormatInt(n, 10) }

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"net/http"
 	"slices"
 	"strconv"
@@ -12,21 +13,21 @@ import (
 )
 
 type entryBody struct {
-	EntryID         string            `json:"entry_id"`
-	Kind            user.EntryKind    `json:"kind"`
-	Amount          int64             `json:"amount"`
-	BalanceAfter    int64             `json:"balance_after"`
-	UsedAfter       int64             `json:"used_after"`
-	TokensCharged   int64             `json:"tokens_charged"`
-	TokensRefunded  int64             `json:"tokens_refunded"`
-	TopUpsAmount    *int64            `json:"top_ups_amount"`
-	Changes         user.Changes      `json:"changes"`
-	ReservationID   *string           `json:"reservation_id"`
-	RefundedEntryID *string           `json:"refunded_entry_id"`
-	IdempotencyKey  *string           `json:"idempotency_key"`
-	Metadata        map[string]string `json:"metadata"`
-	Actor           *string           `json:"actor"`
-	CreatedAt       timestamp         `json:"created_at"`
+	EntryID         entryNumber     `json:"entry_id"`
+	Kind            user.EntryKind  `json:"kind"`
+	Amount          int64           `json:"amount"`
+	BalanceAfter    int64           `json:"balance_after"`
+	UsedAfter       int64           `json:"used_after"`
+	TokensCharged   int64           `json:"tokens_charged"`
+	TokensRefunded  int64           `json:"tokens_refunded"`
+	TopUpsAmount    *int64          `json:"top_ups_amount"`
+	Changes         json.RawMessage `json:"changes"` // in JSON already, without blanks, as Metadata is
+	ReservationID   *string         `json:"reservation_id"`
+	RefundedEntryID *entryNumber    `json:"refunded_entry_id"`
+	IdempotencyKey  *string         `json:"idempotency_key"`
+	Metadata        json.RawMessage `json:"metadata"`
+	Actor           *string         `json:"actor"`
+	CreatedAt       timestamp       `json:"created_at"`
 }
 
 type ledgerBody struct {
@@ -62,20 +63,38 @@ func (a *API) ledger(w http.ResponseWriter, r *http.Request) error {
 		}
 		body.Entries = append(body.Entries, newEntryBody(e))
 	}
-	return respond(w, http.StatusOK, body)
+	return respondWith(w, http.StatusOK, body)
 }
 
 func newEntryBody(e user.Entry) entryBody {
-	b := entryBody{
-		EntryID: *entryID(e.ID), Kind: e.Kind, Amount: e.Amount, BalanceAfter: e.BalanceAfter, UsedAfter: e.UsedAfter,
-		TokensCharged: e.TokensCharged, TokensRefunded: e.TokensRefunded, TopUpsAmount: e.TopUpsAmount, Changes: e.Changes,
-		ReservationID: e.ReservationID, IdempotencyKey: e.IdempotencyKey, Metadata: e.Metadata, Actor: e.Actor,
-		CreatedAt: timestamp{e.CreatedAt},
+	b := newBareEntryBody(&e)
+	if e.Changes != nil {
+		b.Changes = appendValue(nil, e.Changes)
 	}
-	if e.RefundedEntryID != nil {
-		b.RefundedEntryID = entryID(*e.RefundedEntryID)
+	if e.Metadata != nil {
+		b.Metadata = appendMetadata(nil, e.Metadata)
 	}
 	return b
+}
+
+// newBareEntryBody is newEntryBody without changes and metadata.
+func newBareEntryBody(e *user.Entry) entryBody {
+	return entryBody{
+		EntryID: entryNumber(e.ID), Kind: e.Kind, Amount: e.Amount, BalanceAfter: e.BalanceAfter, UsedAfter: e.UsedAfter,
+		TokensCharged: e.TokensCharged, TokensRefunded: e.TokensRefunded, TopUpsAmount: e.TopUpsAmount,
+		ReservationID: e.ReservationID, RefundedEntryID: (*entryNumber)(e.RefundedEntryID), IdempotencyKey: e.IdempotencyKey,
+		Actor: e.Actor, CreatedAt: timestamp{e.CreatedAt},
+	}
+}
+
+// entryNumber is the id of an entry, which is a text on the wire.
+type entryNumber int64
+
+// MarshalJSON writes the text.
+func (n entryNumber) MarshalJSON() ([]byte, error) { return n.appendTo(nil), nil }
+
+func (n entryNumber) appendTo(b []byte) []byte {
+	return append(strconv.AppendInt(append(b, '"'), int64(n), 10), '"')
 }
 
 func entryQuery(r *http.Request) (user.EntryQuery, error) {

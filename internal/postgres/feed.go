@@ -1,10 +1,16 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -105,10 +111,160 @@ func (s *Store) Horizon(ctx context.Context) (user.Horizon, error) {
 // EntriesAfter implements [user.FeedStore].
 func (s *Store) EntriesAfter(ctx context.Context, after, upTo int64, kind user.EntryKind, limit int) ([]user.FeedEntry, error) {
 	// A plan for these ids, never one for any: that would walk the whole ledger.
-	return list(ctx, s, scanFeedEntry, selectFeed, pgx.QueryExecModeCacheDescribe, after, upTo, kind, limit)
+	var entries []user.FeedEntry
+	err := s.read(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+		rows, err := conn.Query(ctx, selectFeed, pgx.QueryExecModeCacheDescribe, pgx.QueryResultFormats{pgx.BinaryFormatCode},
+			after, upTo, kind, limit)
+		if err != nil {
+			return err
+		}
+		most := make([]user.FeedEntry, 0, min(int64(limit), upTo-after))
+		entries, err = pgx.AppendRows(most, rows, new(feedScanner).scan)
+		return err
+	})
+	return entries, err
 }
 
-func scanFeedEntry(row pgx.CollectableRow) (e user.FeedEntry, err error) {
-	err = row.Scan(append([]any{&e.AccountID}, entryFields(&e.Entry)...)...)
-	return e, err
+// EntryBounds returns the least and the greatest id of entries made at or after since and before until; 1 and 0 when there
+// are none.
+func (s *Store) EntryBounds(ctx context.Context, since, until time.Time) (first, last int64, err error) {
+	err = s.read(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+		return conn.QueryRow(ctx, selectEntryBounds, pgx.QueryExecModeCacheDescribe, since, until).Scan(&first, &last)
+	})
+	return first, last, err
+}
+
+// feedScanner reads rows of selectFeed from PostgreSQL's binary form: the general way takes several times as long, and the
+// feed goes through the whole ledger.
+type feedScanner struct {
+	// rest is what is left of the row that is read, and err why it cannot be.
+	rest [][]byte
+	err  error
+	// The kinds and the actors are few: an entry shares them with the ones before.
+	kinds  map[string]user.EntryKind
+	actors map[string]*string
+}
+
+// maxActors bounds how many actors are remembered.
+const maxActors = 1000
+
+func (f *feedScanner) scan(row pgx.CollectableRow) (e user.FeedEntry, err error) {
+	if f.kinds == nil {
+		f.kinds, f.actors = map[string]user.EntryKind{}, map[string]*string{}
+	}
+	f.rest = row.RawValues()
+	if columns := 16; len(f.rest) != columns {
+		return e, fmt.Errorf("an entry of the feed has %d columns, not %d", len(f.rest), columns)
+	}
+	e.AccountID = string(f.next())
+	e.ID = f.integer()
+	e.Kind = f.kind()
+	e.Amount, e.BalanceAfter, e.UsedAfter = f.integer(), f.integer(), f.integer()
+	e.TokensCharged, e.TokensRefunded = f.integer(), f.integer()
+	e.TopUpsAmount = f.optionalInteger()
+	e.StoredChanges = f.json()
+	e.ReservationID = f.uuid()
+	e.RefundedEntryID = f.optionalInteger()
+	e.IdempotencyKey = f.text()
+	e.StoredMetadata = f.json()
+	e.Actor = f.actor()
+	e.CreatedAt = f.instant()
+	return e, f.err
+}
+
+// next is the next value of the row; nil for NULL.
+func (f *feedScanner) next() []byte {
+	value := f.rest[0]
+	f.rest = f.rest[1:]
+	return value
+}
+
+// integer reads an integer or a bigint.
+func (f *feedScanner) integer() int64 {
+	switch value := f.next(); len(value) {
+	case 4:
+		return int64(int32(binary.BigEndian.Uint32(value)))
+	case 8:
+		return int64(binary.BigEndian.Uint64(value))
+	default:
+		f.err = fmt.Errorf("an integer of the feed has %d bytes", len(value))
+		return 0
+	}
+}
+
+func (f *feedScanner) optionalInteger() *int64 {
+	if f.rest[0] == nil {
+		f.next()
+		return nil
+	}
+	n := f.integer()
+	return &n
+}
+
+func (f *feedScanner) text() *string {
+	value := f.next()
+	if value == nil {
+		return nil
+	}
+	s := string(value)
+	return &s
+}
+
+func (f *feedScanner) kind() user.EntryKind {
+	value := f.next()
+	kind, known := f.kinds[string(value)]
+	if !known {
+		kind = user.EntryKind(value)
+		f.kinds[string(kind)] = kind
+	}
+	return kind
+}
+
+func (f *feedScanner) actor() *string {
+	value := f.rest[0]
+	if actor, known := f.actors[string(value)]; known && value != nil {
+		f.next()
+		return actor
+	}
+	actor := f.text()
+	if actor != nil && len(f.actors) < maxActors {
+		f.actors[*actor] = actor
+	}
+	return actor
+}
+
+// json reads a JSONB, whose binary form is a version before its text.
+func (f *feedScanner) json() []byte {
+	value := f.next()
+	if value == nil {
+		return nil
+	}
+	if len(value) == 0 || value[0] != 1 {
+		f.err = errors.New("a JSONB of the feed has a form that is not known")
+		return nil
+	}
+	return bytes.Clone(value[1:])
+}
+
+func (f *feedScanner) uuid() *string {
+	value := f.next()
+	if value == nil {
+		return nil
+	}
+	id, err := uuid.FromBytes(value)
+	if err != nil {
+		f.err = err
+	}
+	s := id.String()
+	return &s
+}
+
+// instant reads a timestamptz: microseconds since 2000.
+func (f *feedScanner) instant() time.Time {
+	const epoch = 946_684_800_000_000
+	micros := f.integer()
+	if micros == math.MaxInt64 || micros == math.MinInt64 {
+		f.err = errors.New("an entry of the feed has an infinite instant")
+	}
+	return time.UnixMicro(micros + epoch).UTC()
 }

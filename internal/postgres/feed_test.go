@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -303,6 +304,56 @@ func TestMigrations_LedgerHasIndexesOfSeveralRanges(t *testing.T) {
 	for _, want := range []string{"int8_minmax_multi_ops", "timestamptz_minmax_multi_ops"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("there is no index by %s:\n%s", want, got)
+		}
+	}
+}
+
+func TestFeed_ReadsEveryColumn(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.New(t)
+	feed, store := feedOf(t, url)
+	s := service(t, store)
+	create(t, store, "u\u00fc", 1000)
+	charge := do(t, s, "u\u00fc", user.Consume{Tokens: 9, Meta: user.Meta{
+		IdempotencyKey: "k", Actor: "postpilot", Metadata: map[string]string{"model": "a b", "note": "c, \"d\": é"},
+	}})
+	do(t, s, "u\u00fc", user.Refund{EntryID: charge.Entry.ID, Tokens: 4, Meta: user.Meta{Actor: "postpilot"}})
+	if _, err := s.Reserve(t.Context(), "u\u00fc", user.Reserve{Tokens: 5, Meta: user.Meta{Actor: "other"}}); err != nil {
+		t.Fatal(err)
+	}
+	do(t, s, "u\u00fc", user.ChangeTier{Tier: user.TierTester})
+	// As the earlier version wrote it.
+	connect(t, url).Exec(`INSERT INTO viralpilot.ledger (cognito_user_id, kind, amount, balance_after, used_after, top_ups_amount, created_at)
+		VALUES ('uü', 'refund', 3, 2147483647, 0, NULL, '1999-12-31T23:59:59.999999Z')`)
+	page, err := feed.Page(t.Context(), user.FeedQuery{Limit: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, _, err := store.Entries(t.Context(), "u\u00fc", user.EntryQuery{Limit: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Reverse(want)
+	if len(page.Entries) != len(want) || len(want) != 6 {
+		t.Fatalf("%d entries in the feed, %d in the ledger", len(page.Entries), len(want))
+	}
+	for i, got := range page.Entries {
+		if got.AccountID != "u\u00fc" {
+			t.Errorf("an entry of %q", got.AccountID)
+		}
+		for _, stored := range []struct {
+			text []byte
+			into any
+		}{{got.StoredMetadata, &got.Metadata}, {got.StoredChanges, &got.Changes}} {
+			if stored.text != nil {
+				if err := json.Unmarshal(stored.text, stored.into); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		want[i].Period, want[i].CommandHash = nil, nil
+		if !reflect.DeepEqual(got.Entry, want[i]) {
+			t.Errorf("the feed has\n%+v, the ledger\n%+v", got.Entry, want[i])
 		}
 	}
 }

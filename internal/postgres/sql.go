@@ -203,8 +203,15 @@ const (
 
 	selectOldestTransactionID = `SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint`
 
-	selectFeed = `SELECT cognito_user_id, ` + entryColumns + ` FROM viralpilot.ledger
+	// Without what only the rules look at.
+	selectFeed = `SELECT cognito_user_id, entry_id, kind, amount, balance_after, used_after, tokens_charged,
+			coalesce(tokens_refunded, CASE WHEN kind = 'refund' AND top_ups_amount IS NULL THEN amount ELSE 0 END),
+			top_ups_amount, changes, reservation_id, refunded_entry_id, idempotency_key, metadata, actor, created_at
+		FROM viralpilot.ledger
 		WHERE entry_id > $1 AND entry_id <= $2 AND ($3 = '' OR kind = $3) ORDER BY entry_id LIMIT $4`
+
+	selectEntryBounds = `SELECT coalesce(min(entry_id), 1), coalesce(max(entry_id), 0) FROM viralpilot.ledger
+		WHERE created_at >= $1 AND created_at < $2`
 
 	// Not on the request path: it looks at all accounts.
 	selectDueAccounts = `SELECT DISTINCT cognito_user_id FROM viralpilot.reservations

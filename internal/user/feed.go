@@ -30,10 +30,13 @@ type Horizon struct {
 	PendingSince time.Time
 }
 
-// FeedEntry is an entry with the account that it belongs to.
+// FeedEntry is an entry with the account that it belongs to, for whoever passes it on. It has neither a period nor a command's
+// hash, and its metadata and its changes are as they are stored.
 type FeedEntry struct {
 	AccountID string
 	Entry
+	// StoredMetadata and StoredChanges are those of the entry in JSON; nil for none.
+	StoredMetadata, StoredChanges []byte
 }
 
 // FeedQuery selects a page of the feed.
@@ -56,9 +59,10 @@ type FeedPage struct {
 const (
 	// maxFeedWaiters is how many calls of [Feed.Wait] may wait at once.
 	maxFeedWaiters = 256
-	// feedWindow bounds the ids that a page looks at, as a multiple of its limit: ids that were rolled back, and entries of
-	// other kinds, leave gaps.
-	feedWindow = 2
+	// A page looks at feedMargin more ids than its limit, or at feedWindow times as many where it is of one kind: ids that
+	// were rolled back, and entries of other kinds, leave gaps. What it looks at and leaves to the next one is looked at
+	// twice.
+	feedMargin, feedWindow = 100, 2
 	// While somebody waits the horizon is looked at after a pause from minFeedPause, when it has just moved, to maxFeedPause.
 	minFeedPause, maxFeedPause = 20 * time.Millisecond, 250 * time.Millisecond
 )
@@ -135,7 +139,10 @@ func (f *Feed) settled(ctx context.Context) (int64, error) {
 
 // Page reads a page. It costs what it looks at, however long the ledger is.
 func (f *Feed) Page(ctx context.Context, q FeedQuery) (FeedPage, error) {
-	window := int64(feedWindow * q.Limit)
+	window := int64(q.Limit + feedMargin)
+	if q.Kind != "" {
+		window = int64(feedWindow * q.Limit)
+	}
 	h, err := f.catchUp(ctx, q.After+min(window, math.MaxInt64-q.After))
 	if err != nil {
 		return FeedPage{}, err

@@ -102,6 +102,11 @@ func (r Rules) usageDays(q UsageQuery, now time.Time) (UsageDays, error) {
 	return UsageDays{Days: days, Bounds: r.bounds(days), Dimension: q.By, Top: topValues}, nil
 }
 
+// Days returns the time from the beginning of a date, in the reset time zone, to the end of another one.
+func (r Rules) Days(from, to time.Time) (since, until time.Time) {
+	return r.dayStart(from.Date()), r.dayStart(to.AddDate(0, 0, 1).Date())
+}
+
 // bounds are where days begin, and where the last one ends.
 func (r Rules) bounds(days []time.Time) []time.Time {
 	bounds := make([]time.Time, 0, len(days)+1)
