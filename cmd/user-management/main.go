@@ -28,6 +28,7 @@ Commands:
   migrate     migrate the database and stop
   verify      hold every account against its ledger
   fold        add up the usage of past days again
+  export      write the entries of the ledger to a file
   apikey new  make an API key
   health      ask a service on this machine for its health
   version     print version and commit, as does --version
@@ -50,6 +51,16 @@ disagree. The exit status is 1 when some do.
 
   --since TIME    check only ledger entries from this time on (2026-11-24 or 2026-11-24T10:00:00Z)
   --reconcile ID  accept the balance of this account, changed by hand, by writing an entry for it
+`,
+	"export": `Usage: user-management export --from DAY --to DAY --format FORMAT [--output FILE]
+
+Writes the entries of the ledger that were made on these days, in the reset time zone, in the order and with the fields of
+the feed, GET /ledger. On a terminal it shows how far it is.
+
+  --from DAY       the first day (2026-11-01)
+  --to DAY         the last day (2026-11-30)
+  --format FORMAT  csv or ndjson
+  --output FILE    where they go instead of stdout; the file appears when it is complete
 `,
 	"fold": `Usage: user-management fold --from DAY
 
@@ -130,6 +141,8 @@ func run(args []string, stdout io.Writer) error {
 		do = health(flags)
 	case "verify":
 		do = configured(verify(flags))
+	case "export":
+		do = configured(export(flags))
 	case "fold":
 		do = configured(fold(flags))
 	case "apikey new":
@@ -259,6 +272,22 @@ func fold(flags *flag.FlagSet) func(context.Context, config.Config, io.Writer) e
 			return errors.New("want: user-management fold --from DAY (see fold --help)")
 		}
 		return app.FoldAgain(ctx, cfg, *from, stdout, os.Stderr)
+	}
+}
+
+func export(flags *flag.FlagSet) func(context.Context, config.Config, io.Writer) error {
+	from, to := day(flags, "from"), day(flags, "to")
+	format := flags.String("format", "", "")
+	file := flags.String("output", "", "")
+	return func(ctx context.Context, cfg config.Config, stdout io.Writer) error {
+		e := app.Export{From: *from, To: *to, Format: *format, File: *file}
+		switch {
+		case from.IsZero() || to.IsZero():
+			return errors.New("want: user-management export --from DAY --to DAY --format FORMAT (see export --help)")
+		case to.Before(*from):
+			return errors.New("--to is a day before --from")
+		}
+		return e.Run(ctx, cfg, stdout, os.Stderr)
 	}
 }
 

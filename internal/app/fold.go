@@ -12,13 +12,13 @@ import (
 	"github.com/viralpilot/user-management/internal/user"
 )
 
-// foldStatementTimeout is how long a look at the whole ledger may take.
-const foldStatementTimeout = 10 * time.Minute
+// longStatementTimeout is how long a look at the whole ledger may take.
+const longStatementTimeout = 10 * time.Minute
 
 // FoldAgain adds up the usage of the days from the given one on again and shows on stderr how far it has come. It may run beside the
 // service, which goes on with it where this is ended.
 func FoldAgain(ctx context.Context, cfg config.Config, from time.Time, stdout, stderr io.Writer) error {
-	cfg.DBStatementTimeout = foldStatementTimeout
+	cfg.DBStatementTimeout = longStatementTimeout
 	store, err := postgres.Connect(ctx, databaseOptions(cfg, slog.New(slog.DiscardHandler)))
 	if err != nil {
 		return err

@@ -15,12 +15,17 @@ type progress struct{ bar *progressbar.ProgressBar }
 // newProgress shows progress towards the end on w, in units of what. Its failures are those of a terminal that is gone,
 // which ends the command by itself.
 func newProgress(w io.Writer, end int64, what string) progress {
-	if file, ok := w.(*os.File); !ok || !term.IsTerminal(int(file.Fd())) {
+	if !onTerminal(w) {
 		return progress{}
 	}
 	return progress{progressbar.NewOptions64(max(end, 1),
 		progressbar.OptionSetWriter(w), progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString(what),
 		progressbar.OptionThrottle(200*time.Millisecond), progressbar.OptionFullWidth(), progressbar.OptionClearOnFinish())}
+}
+
+func onTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
 }
 
 // set shows the position that has been reached.
