@@ -144,16 +144,3 @@ async function health() {
     return 'silent'
   }
 }
-
-// pages reads a list from one page to the next until enough has come or most pages were read. It returns the items and
-// the cursor from which to go on, null at the end.
-export async function pages(path, name, query, { cursor = null, enough, most, signal }) {
-  const items = []
-  for (let page = 0; page < most; page++) {
-    const body = await get(path, { ...query, cursor }, signal)
-    items.push(...body[name])
-    cursor = body.next_cursor
-    if (!cursor || items.length >= enough) break
-  }
-  return { items, cursor }
-}

@@ -1,7 +1,7 @@
 // The overview: where the tokens go, who spends them, who is there, and who is about to run out.
 
 import { h, fill, append, part, number, plural, field, select, tierBadge, announce } from './dom.js'
-import { get, pages } from './api.js'
+import { get } from './api.js'
 import { dayBars } from './chart.js'
 
 const ranges = [['month', 'This month'], ['30', 'Last 30 days'], ['90', 'Last 90 days']]
@@ -79,10 +79,10 @@ export function overview({ query, title }) {
   const low = part('Low balance', {
     id: 'low',
     controls: h('a', { href: '#/users?low_balance=true', text: 'All of them' }),
-    fetch: () => pages('/users', 'users', { low_balance: true, limit: 50 }, { enough: 8, most: 3, signal: stop.signal }),
-    show(body, { items, cursor }) {
-      if (!items.length) return fill(body, h('p', { class: 'empty', text: cursor ? 'None among those that were looked at.' : 'Nobody is about to run out.' }))
-      fill(body, h('ul', { class: 'people' }, items.slice(0, 8).map((u) => h('li', null,
+    fetch: () => get('/users', { low_balance: true, limit: 50 }, stop.signal),
+    show(body, { users, next_cursor: cursor }) {
+      if (!users.length) return fill(body, h('p', { class: 'empty', text: cursor ? 'Nobody among the first that were looked at.' : 'Nobody is about to run out.' }))
+      fill(body, h('ul', { class: 'people' }, users.slice(0, 8).map((u) => h('li', null,
         h('a', { href: '#/user/' + encodeURIComponent(u.cognito_user_id), text: u.username ?? u.cognito_user_id }),
         tierBadge(u.subscription_tier), h('span', { class: 'number', text: plural(u.tokens_remaining, 'token') })))))
     },
@@ -144,10 +144,10 @@ function counting(signal) {
 
   // more counts a page, and reports whether to go on.
   async function more(mine) {
-    const page = await pages('/users', 'users', { limit: 200 }, { cursor, enough: 200, most: 1, signal })
+    const page = await get('/users', { limit: 200, cursor }, signal)
     if (mine !== pass) return false
-    count(page.items)
-    cursor = page.cursor
+    count(page.users)
+    cursor = page.next_cursor
     return cursor !== null
   }
 

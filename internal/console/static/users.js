@@ -1,7 +1,7 @@
 // Finding users: by how their id, name or address begins, and by filters.
 
 import { h, fill, part, number, plural, field, select, tierBadge, statusBadge, badge, date, announce } from './dom.js'
-import { can, get, pages } from './api.js'
+import { can, get } from './api.js'
 
 const statuses = ['active', 'trialing', 'past_due', 'canceled', 'unpaid', 'paused', 'incomplete', 'incomplete_expired']
 const filters = ['q', 'tier', 'subscription_status', 'is_active', 'low_balance', 'renews_before']
@@ -53,7 +53,9 @@ function search(query) {
   get('/tiers', {}, stop.signal).then(({ tiers }) => Object.keys(tiers).forEach(offer), () => {}) // without it the filter knows what the address says
 
   const wanted = () => Object.fromEntries(filters.map((name) => [name, controls[name].value.trim()]).filter(([, value]) => value))
-  let found, cursor
+  // applied is what the filters were when the search began, found what it has found, and searching whether it goes on.
+  let applied, found, cursor, searching
+  let pass = 0 // a search that was begun anew leaves the one before it
   const body = h('tbody')
   const list = h('div', { class: 'scroll' }, h('table', { class: 'stacks users' },
     h('caption', { class: 'hidden', text: 'Users' }),
@@ -72,44 +74,67 @@ function search(query) {
       h('td', { dataset: { label: 'Renews' } }, date(u.subscription_renewal_date)))
   }
 
+  // next reads a page of the list. One that is filtered may be short, or empty, although there are more.
+  async function next() {
+    const page = await get('/users', { ...applied, limit: enough, cursor }, stop.signal)
+    return { users: page.users, cursor: page.next_cursor }
+  }
+
   const results = part('Results', {
     id: 'results', wide: true,
-    fetch: () => pages('/users', 'users', { ...wanted(), limit: enough }, { enough, most, signal: stop.signal }),
+    fetch() {
+      pass++
+      applied = wanted()
+      cursor = null
+      return next()
+    },
     show(element, page) {
-      found = page.items
-      cursor = page.cursor
-      body.replaceChildren(...found.map(row))
-      show(element)
+      found = []
+      body.replaceChildren()
+      add(page)
+      goOn(element, enough, most - 1)
     },
   })
 
+  function add(page) {
+    found.push(...page.users)
+    cursor = page.cursor
+    body.append(...page.users.map(row))
+  }
+
+  // goOn searches further, showing what there is, until so many are found or so many calls were made.
+  async function goOn(element, until, calls) {
+    const mine = pass
+    try {
+      for (searching = true; cursor && found.length < until && calls > 0; calls--) {
+        show(element)
+        const page = await next()
+        if (mine !== pass) return
+        add(page)
+      }
+      searching = false
+      show(element)
+    } catch (problem) {
+      if (problem.name === 'AbortError' || mine !== pass) return
+      searching = false
+      show(element)
+      element.querySelector('.more').append(' ', h('span', { role: 'alert', class: 'bad-text', text: problem.detail }))
+    }
+  }
+
   function show(element) {
     const count = cursor ? `The first ${plural(found.length, 'user')}` : plural(found.length, 'user')
-    announce(found.length ? count + ' found.' : 'No user found.')
+    if (!searching) announce(found.length ? count + ' found.' : 'No user found.')
     fill(element,
       found.length > 0 && list,
-      found.length === 0 && !cursor && h('p', { class: 'empty', text: 'No user is like that.' }),
-      found.length === 0 && cursor && h('p', { class: 'empty', text: 'None so far among those that were looked at.' }),
-      h('p', { class: 'note more' }, count, cursor && [' · ', h('button', { type: 'button', class: 'secondary', onclick: () => more(element), text: found.length ? 'Show more' : 'Search further' })]))
+      found.length === 0 && h('p', { class: 'empty', text: cursor ? 'None so far among those that were looked at.' : 'No user is like that.' }),
+      h('p', { class: 'note more' }, count, searching ? ' · searching further…' : cursor && [' · ', h('button', { type: 'button', class: 'secondary', onclick: () => more(element), text: found.length ? 'Show more' : 'Search further' })]))
   }
 
   async function more(element) {
-    const button = element.querySelector('.more button')
-    button.disabled = true
-    try {
-      const page = await pages('/users', 'users', { ...wanted(), limit: enough }, { cursor, enough, most, signal: stop.signal })
-      found.push(...page.items)
-      cursor = page.cursor
-      body.append(...page.items.map(row))
-      const next = body.rows[found.length - page.items.length]?.querySelector('a')
-      show(element)
-      next?.focus()
-    } catch (problem) {
-      if (problem.name !== 'AbortError') {
-        button.disabled = false
-        element.querySelector('.more').append(' ', h('span', { role: 'alert', class: 'bad-text', text: problem.detail }))
-      }
-    }
+    const first = found.length
+    await goOn(element, first + enough, most)
+    body.rows[first]?.querySelector('a')?.focus()
   }
 
   function apply() {
