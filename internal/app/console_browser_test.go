@@ -287,6 +287,7 @@ func TestTheConsoleServesSupportInABrowser(t *testing.T) {
 	if request := page.text("main .request-id"); len(request) < 10 || strings.Contains(page.eval(`JSON.stringify(sessionStorage)`), "wrong") {
 		t.Errorf("the request's id is %q, and stored is %s", request, page.eval(`JSON.stringify(sessionStorage)`))
 	}
+	page.accessible()
 	page.signIn(key)
 	page.sees("h1", "Overview")
 	page.settled()
@@ -649,10 +650,6 @@ var views = []struct {
 // TestThePagesOfTheConsoleInABrowser looks at each page wide, narrow and dark: nothing may be wider than the screen, and
 // axe may find nothing serious.
 func TestThePagesOfTheConsoleInABrowser(t *testing.T) {
-	axe, err := os.ReadFile("../../bin/axe.min.js")
-	if err != nil {
-		t.Fatalf("axe-core is fetched by make test-browser: %v", err)
-	}
 	history := demo.History{Accounts: 40, Days: 32, Until: time.Now()}
 	if *pictures != "" {
 		history.Accounts, history.Days = 300, 90
@@ -685,7 +682,6 @@ func TestThePagesOfTheConsoleInABrowser(t *testing.T) {
 				if width := page.eval(`document.documentElement.scrollWidth`); width != fmt.Sprint(look.width) {
 					t.Errorf("the page is %s wide on a screen of %d", width, look.width)
 				}
-				page.eval(`(() => { ` + string(axe) + ` })()`)
 				page.accessible()
 				if *pictures != "" {
 					page.picture(filepath.Join(*pictures, view.name+"-"+look.name+".png"))
@@ -695,9 +691,14 @@ func TestThePagesOfTheConsoleInABrowser(t *testing.T) {
 	}
 }
 
-// accessible fails the test for each serious finding of axe, which the page has.
+// accessible fails the test for each finding of axe, serious or not.
 func (c *tab) accessible() {
 	c.t.Helper()
+	axe, err := os.ReadFile("../../bin/axe.min.js")
+	if err != nil {
+		c.t.Fatalf("axe-core is fetched by make test-browser: %v", err)
+	}
+	c.eval(`(() => { ` + string(axe) + ` })()`)
 	var findings []struct {
 		ID, Impact, Help string
 		Nodes            []struct{ HTML string }
