@@ -5,8 +5,9 @@
 CREATE TABLE IF NOT EXISTS viralpilot.usage_fold (
     singleton       BOOLEAN PRIMARY KEY DEFAULT TRUE CHECK (singleton),
     folded_to       BIGINT NOT NULL DEFAULT 0,
-    -- The time zone of the days that were added to last.
+    -- The time zone of the days that were added to last, and the first day from which on none is of another zone.
     zone            TEXT,
+    mixed_before    DATE,
     -- Entries from before may have been archived: see the manual.
     archived_before TIMESTAMPTZ,
     -- While the days from some day on are made again: of the entries up to again_to only those since again_since count,

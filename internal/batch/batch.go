@@ -398,7 +398,7 @@ func (b *Batcher[Q, A]) end(t *turn[Q, A]) {
 
 // forget drops a group of which nothing waits or is being served.
 func (b *Batcher[Q, A]) forget(g *group[Q, A]) {
-	if g.turns == 0 && len(g.queue) == 0 {
+	if g.turns == 0 && len(g.queue) == 0 && b.groups[g.name] == g {
 		delete(b.groups, g.name)
 	}
 }

@@ -27,8 +27,9 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b 
 func respondWith[T appender](w http.ResponseWriter, status int, body T) error {
 	b := buffers.Get().(*[]byte)
 	*b = append(body.appendTo((*b)[:0]), '\n')
-	send(w, status, typeJSON, *b)
-	buffers.Put(b)
+	if send(w, status, typeJSON, *b) == nil {
+		buffers.Put(b)
+	}
 	return nil
 }
 

@@ -102,12 +102,17 @@ func (a *API) feed(w http.ResponseWriter, r *http.Request) error {
 			if err != nil {
 				return err
 			}
-			defer keepPage(page.text)
+			sent := error(nil)
+			defer func() {
+				if sent == nil {
+					keepPage(page.text)
+				}
+			}()
 			q.After, q.latest = page.next, false
 			if answered = page.entries > 0 || q.wait == 0; answered {
 				w.Header().Add("Vary", "Accept")
 				w.Header().Set(nextCursor, newFeedCursor(page.next))
-				send(w, http.StatusOK, format.contentType, page.text)
+				sent = send(w, http.StatusOK, format.contentType, page.text)
 			}
 			return nil
 		})

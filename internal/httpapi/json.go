@@ -30,7 +30,7 @@ const maxBody = 64 << 10
 func encode(w http.ResponseWriter, status int, contentType string, body any) {
 	var b bytes.Buffer
 	marshal(&b, body)
-	send(w, status, contentType, b.Bytes())
+	_ = send(w, status, contentType, b.Bytes()) // a client that is gone cannot be told so
 }
 
 // marshal writes v and the end of a line.
@@ -47,13 +47,13 @@ func encoder(b *bytes.Buffer) *json.Encoder {
 	return enc
 }
 
-// send writes a whole response.
-func send(w http.ResponseWriter, status int, contentType string, body []byte) {
+// send writes a whole response. After an error, which is that the client is gone, the body may still be in use.
+func send(w http.ResponseWriter, status int, contentType string, body []byte) error {
 	h, values := w.Header(), []string{contentType, strconv.Itoa(len(body))}
 	h["Content-Type"], h["Content-Length"] = values[:1:1], values[1:]
 	w.WriteHeader(status)
-	// A client that is gone cannot be told so.
-	_, _ = w.Write(body)
+	_, err := w.Write(body)
+	return err
 }
 
 func respond(w http.ResponseWriter, status int, body any) error {

@@ -3,7 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
-	"sync"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -20,19 +20,14 @@ const (
 
 var errDistributed = user.ErrNotAvailable.Because(errors.New("the ledger is distributed over several servers"))
 
-// whole remembers what was found. A ledger is distributed while the service is down, or the service started anew.
-type whole struct {
-	mu    sync.Mutex
-	known bool
-	err   error
-}
+// whole remembers what was found, nil or errDistributed. A ledger is distributed while the service is down, or the service
+// started anew.
+type whole = atomic.Pointer[error]
 
 // wholeLedger returns [user.ErrNotAvailable] where the entries of all accounts have no order.
 func (s *Store) wholeLedger(ctx context.Context) error {
-	s.whole.mu.Lock()
-	defer s.whole.mu.Unlock()
-	if s.whole.known {
-		return s.whole.err
+	if found := s.whole.Load(); found != nil {
+		return *found
 	}
 	var distributed bool
 	err := s.read(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
@@ -45,8 +40,10 @@ func (s *Store) wholeLedger(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.whole.known = true; distributed {
-		s.whole.err = errDistributed
+	var found error
+	if distributed {
+		found = errDistributed
 	}
-	return s.whole.err
+	s.whole.Store(&found)
+	return found
 }

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
@@ -121,11 +122,15 @@ func (s *Store) moveErased(ctx context.Context, conn *pgxpool.Conn, accountID st
 	return done, endTransaction(ctx, conn, &pgx.Batch{}, "commit", nil)
 }
 
-// movePart moves the next part of an account, of so many rows, within a transaction.
+// movePart moves the next part of an account, of so many rows, within a transaction. It fails with [user.ErrFoldingAgain]
+// while days are being made again: what is moved does not say any more what it was for.
 func movePart(ctx context.Context, conn *pgxpool.Conn, id string, part int) (done bool, err error) {
 	account, pseudonym, err := lockMoving(ctx, conn, id)
 	if account == nil || err != nil {
 		return err == nil, err
+	}
+	if f, err := scanFold(conn.QueryRow(ctx, keepFold)); err != nil || f.again() {
+		return false, cmp.Or(err, user.ErrFoldingAgain)
 	}
 	last, more, err := partEnd[int64](ctx, conn, selectPartEnd, id, part, maxEntryID)
 	if err == nil {

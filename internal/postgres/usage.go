@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/viralpilot/user-management/internal/user"
@@ -71,11 +72,15 @@ const (
 	// To compile a plan takes longer than to run it, and what a part is sorted by fits into memory.
 	foldSettings = `SET LOCAL jit = off; SET LOCAL work_mem = '32MB'`
 
-	// Whoever comes second leaves it to the first.
-	lockFreeFold = selectFold + ` FOR UPDATE SKIP LOCKED`
-	lockFold     = selectFold + ` FOR UPDATE`
+	// Whoever comes second leaves it to the first. Accounts that are being moved do not mind.
+	lockFreeFold = selectFold + ` FOR NO KEY UPDATE SKIP LOCKED`
+	// All of that has to wait for whoever has days made again.
+	lockFold = selectFold + ` FOR UPDATE`
 
-	// An account is being moved; nothing is folded meanwhile.
+	// An account is being moved, which has to wait while days are being made again.
+	keepFold = selectFold + ` FOR KEY SHARE`
+
+	// The usage of an account is being moved; nothing is folded meanwhile.
 	holdFold = `SELECT FROM viralpilot.usage_fold FOR SHARE`
 
 	selectDates = `SELECT DISTINCT (created_at AT TIME ZONE 'UTC')::date FROM viralpilot.ledger
@@ -122,7 +127,9 @@ const (
 		ON CONFLICT (dimension, day, value) DO UPDATE SET charged = t.charged + excluded.charged,
 			refunded = t.refunded + excluded.refunded, entries = t.entries + excluded.entries, users = t.users + excluded.users`
 
-	moveFold = `UPDATE viralpilot.usage_fold SET folded_to = $1, zone = $2`
+	// An instant is on days that are one apart at most in two zones.
+	moveFold = `UPDATE viralpilot.usage_fold SET folded_to = $1, zone = $2, mixed_before = CASE WHEN zone <> $2
+			THEN (SELECT max(day) + 2 FROM viralpilot.usage_totals WHERE dimension = '') ELSE mixed_before END`
 
 	selectClearEnd = `SELECT cognito_user_id FROM viralpilot.usage_days WHERE cognito_user_id > $1
 		ORDER BY cognito_user_id OFFSET $2 LIMIT 1`
@@ -135,13 +142,19 @@ const (
 	selectLastErasedDay = `SELECT max(d.day) FROM viralpilot.account_state s JOIN viralpilot.usage_days d USING (cognito_user_id)
 		WHERE s.erased AND d.dimension <> '' AND d.day >= $1`
 
+	// Whether days from $1 on, in the zone $2, are of no other zone, or all there are; and the first of these.
+	selectMixedDays = `SELECT coalesce(zone <> $2, false) OR coalesce($1 < mixed_before, false), $1 < first, first
+		FROM viralpilot.usage_fold,
+			(SELECT coalesce(min(day) - 1, 'infinity') AS first FROM viralpilot.usage_totals WHERE dimension = '') d`
+
 	selectArchivedBefore = `SELECT archived_before FROM viralpilot.usage_fold`
 
 	selectFirstSince = `SELECT coalesce(min(entry_id) - 1, $2) FROM viralpilot.ledger WHERE created_at >= $1 AND entry_id <= $2`
 
 	deleteTotals = `DELETE FROM viralpilot.usage_totals WHERE day >= $1 AND dimension <> '` + user.TierDimension + `'`
 
-	foldAgain = `UPDATE viralpilot.usage_fold SET folded_to = $1, again_to = $2, again_since = $3, clear_from = $4, cleared_to = ''`
+	foldAgain = `UPDATE viralpilot.usage_fold SET folded_to = $1, again_to = $2, again_since = $3, clear_from = $4, cleared_to = '',
+			zone = $5, mixed_before = CASE WHEN $6 THEN NULL ELSE mixed_before END`
 )
 
 // Of the range, the largest values by their names, and the rest of them together.
@@ -326,8 +339,11 @@ func clearPart(ctx context.Context, conn *pgxpool.Conn, f fold) error {
 	return err
 }
 
+// again reports whether what has been folded is being folded again.
+func (f fold) again() bool { return f.clearFrom != nil || f.foldedTo < f.againTo }
+
 // FoldAgain implements [user.FoldStore].
-func (s *Store) FoldAgain(ctx context.Context, day, since time.Time) (upTo int64, err error) {
+func (s *Store) FoldAgain(ctx context.Context, day, since time.Time, zone string) (upTo int64, err error) {
 	if err := s.wholeLedger(ctx); err != nil {
 		return 0, err
 	}
@@ -337,9 +353,6 @@ func (s *Store) FoldAgain(ctx context.Context, day, since time.Time) (upTo int64
 	err = s.read(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
 		f, err := scanFold(conn.QueryRow(ctx, selectFold))
 		if err != nil {
-			return err
-		}
-		if err := refuseAgain(ctx, conn, day, since); err != nil {
 			return err
 		}
 		return conn.QueryRow(ctx, selectFirstSince, pgx.QueryExecModeCacheDescribe, since, f.foldedTo).Scan(&first)
@@ -352,37 +365,50 @@ func (s *Store) FoldAgain(ctx context.Context, day, since time.Time) (upTo int64
 			return err
 		}
 		f, err := scanFold(conn.QueryRow(ctx, lockFold))
-		if err == nil && (f.clearFrom != nil || f.since() != nil) {
+		if err == nil && f.again() {
 			err = user.ErrFoldingAgain
+		}
+		var whole bool
+		if err == nil {
+			whole, err = refuseAgain(ctx, conn, day, since, zone)
 		}
 		if err != nil {
 			return notDone(conn, err)
 		}
 		var b pgx.Batch
 		b.Queue(deleteTotals, day)
-		b.Queue(foldAgain, first, f.foldedTo, since, day)
+		b.Queue(foldAgain, first, f.foldedTo, since, day, zone, whole)
 		upTo = f.foldedTo
 		return endTransaction(ctx, conn, &b, "commit", nil)
 	})
 	return upTo, err
 }
 
-// refuseAgain says why days cannot be made again: what was charged on them is not in the ledger any more as it was.
-func refuseAgain(ctx context.Context, conn *pgxpool.Conn, day, since time.Time) error {
+// refuseAgain says why days cannot be made again: what was charged on them is not in the ledger any more as it was, or the
+// first of them begins within a day of another zone. Otherwise it reports whether these are all days.
+func refuseAgain(ctx context.Context, conn *pgxpool.Conn, day, since time.Time, zone string) (whole bool, err error) {
 	var archived, erased *time.Time
 	if err := conn.QueryRow(ctx, selectArchivedBefore).Scan(&archived); err != nil {
-		return err
+		return false, err
 	}
 	if archived != nil && since.Before(*archived) {
-		return fmt.Errorf("entries from before %s have been archived", archived.UTC().Format(time.RFC3339))
+		return false, fmt.Errorf("entries from before %s have been archived", archived.UTC().Format(time.RFC3339))
 	}
 	if err := conn.QueryRow(ctx, selectLastErasedDay, day).Scan(&erased); err != nil {
-		return err
+		return false, err
 	}
 	if erased != nil {
-		return fmt.Errorf("entries of accounts that have been erased, up to %s, do not say any more what they were for", erased.Format(time.DateOnly))
+		return false, fmt.Errorf("entries of accounts that have been erased, up to %s, do not say any more what they were for", erased.Format(time.DateOnly))
 	}
-	return nil
+	var mixed bool
+	var first pgtype.Date
+	if err := conn.QueryRow(ctx, selectMixedDays, day, zone).Scan(&mixed, &whole, &first); err != nil {
+		return false, err
+	}
+	if mixed && !whole {
+		return false, fmt.Errorf("there are days of another time zone: only all of them can be added up again, from a day before %s on", first.Time.Format(time.DateOnly))
+	}
+	return whole, nil
 }
 
 // Usage implements [user.Store].
@@ -485,7 +511,7 @@ func (s *Store) readFolded(ctx context.Context, f func(context.Context, *pgxpool
 // UsageDifferences implements [user.LedgerReader].
 func (s *Store) UsageDifferences(ctx context.Context, accountIDs []string) (differences []user.UsageDifference, err error) {
 	err = s.readFolded(ctx, func(ctx context.Context, conn *pgxpool.Conn, f fold) error {
-		if f.clearFrom != nil || f.since() != nil {
+		if f.again() {
 			return nil
 		}
 		var archived *time.Time

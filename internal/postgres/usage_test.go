@@ -699,3 +699,89 @@ func TestADistributedLedger(t *testing.T) {
 		wantUsage(t, s, db, "u")
 	})
 }
+
+func TestFoldAgain_WaitsForWhoIsBeingErased(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.New(t)
+	fold, s, store := foldOf(t, url)
+	db := connect(t, url)
+	for _, id := range []string{"u", "zoe"} {
+		create(t, store, id, 100)
+		do(t, s, id, user.Consume{Tokens: 7, Meta: notes("feature", "captions")})
+	}
+	folded(t, fold, db)
+	all, err := s.AllUsage(t.Context(), by("feature"))
+	before := told(t, all, err)
+	if _, err := fold.Again(t.Context(), november.From); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := s.Erase(t.Context(), "zoe", ""); done || err != nil {
+		t.Errorf("erased while days are made again: %t, %v", done, err)
+	}
+	if err := s.FinishErases(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if n := localpgtest.Query[int](db, "SELECT count(*) FROM viralpilot.ledger WHERE cognito_user_id = 'zoe'"); n == 0 {
+		t.Error("entries have been moved while days are made again")
+	}
+	folded(t, fold, db)
+	if err := insist(func() error { return s.FinishErases(t.Context()) }); err != nil {
+		t.Error(err)
+	}
+	_, err = s.Account(t.Context(), "zoe")
+	wantError(t, err, user.ErrUserNotFound)
+	all, err = s.AllUsage(t.Context(), by("feature"))
+	if after := told(t, all, err); !slices.Equal(after, before) {
+		t.Errorf("%q, was %q", after, before)
+	}
+	wantVerified(t, s)
+	if _, err := fold.Again(t.Context(), november.From); err == nil || !strings.Contains(err.Error(), "erased") {
+		t.Errorf("days of an erased account are made again: %v", err)
+	}
+}
+
+func TestFoldAgain_AfterAChangeOfTheZone(t *testing.T) {
+	t.Parallel()
+	url := localpgtest.New(t)
+	clock := time.Date(2026, 11, 20, 23, 30, 0, 0, time.UTC)
+	fold, s, store := foldOf(t, url, at(func() time.Time { return clock }))
+	db := connect(t, url)
+	create(t, store, "u", 100)
+	for range 4 {
+		do(t, s, "u", user.Consume{Tokens: 1})
+		clock = clock.Add(24 * time.Hour)
+	}
+	folded(t, fold, db)
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fold.Rules.ResetZone, s.Rules.ResetZone = berlin, berlin
+	day := func(d int) time.Time { return time.Date(2026, 11, d, 0, 0, 0, 0, time.UTC) }
+	refused := func(d int) {
+		t.Helper()
+		if _, err := fold.Again(t.Context(), day(d)); err == nil || !strings.Contains(err.Error(), "from a day before 2026-11-19 on") {
+			t.Errorf("from the %dth on: %v", d, err)
+		}
+	}
+	refused(22)
+	do(t, s, "u", user.Consume{Tokens: 1})
+	folded(t, fold, db)
+	for _, d := range []int{19, 22, 24} {
+		refused(d)
+	}
+	if _, err := fold.Again(t.Context(), day(27)); err != nil { // behind them all
+		t.Error(err)
+	}
+	folded(t, fold, db)
+	if _, err := fold.Again(t.Context(), day(18)); err != nil {
+		t.Error(err)
+	}
+	folded(t, fold, db)
+	wantUsage(t, s, db, "u")
+	if _, err := fold.Again(t.Context(), day(22)); err != nil { // all are of one zone now
+		t.Error(err)
+	}
+	folded(t, fold, db)
+	wantUsage(t, s, db, "u")
+}

@@ -16,9 +16,10 @@ type FoldStore interface {
 	FoldUsage(ctx context.Context, upTo int64, zone string, days func(dates []time.Time) UsageDays, dimensions []string) (position int64, done bool, err error)
 
 	// FoldAgain has the days from day on, which begins at since, added up again by the next calls of FoldUsage, up to the
-	// position that it returns. It fails when the entries of these days are not all there any more as they were, and with
+	// position that it returns, in the time zone of that name. It fails when the entries of these days are not all there any
+	// more as they were, when days of another zone are among these or next to them and not all are added up again, and with
 	// [ErrFoldingAgain].
-	FoldAgain(ctx context.Context, day, since time.Time) (upTo int64, err error)
+	FoldAgain(ctx context.Context, day, since time.Time, zone string) (upTo int64, err error)
 }
 
 // ErrFoldingAgain says that days are being added up again already.
@@ -43,6 +44,7 @@ type Fold struct {
 func (f *Fold) Run(ctx context.Context, moved func(position int64)) (position int64, err error) {
 	settled, err := f.Feed.settled(ctx)
 	if err != nil {
+		f.note(false, time.Now())
 		return 0, err
 	}
 	for done := false; ; {
@@ -67,7 +69,7 @@ func (f *Fold) Run(ctx context.Context, moved func(position int64)) (position in
 // Again has the days from the given date on, in the reset time zone, added up again by Run, up to the position that it
 // returns. See [FoldStore] for why it fails.
 func (f *Fold) Again(ctx context.Context, date time.Time) (upTo int64, err error) {
-	return f.Store.FoldAgain(ctx, civil(date, time.UTC), f.Rules.dayStart(date.Date()))
+	return f.Store.FoldAgain(ctx, civil(date, time.UTC), f.Rules.dayStart(date.Date()), f.Rules.ResetZone.String())
 }
 
 func (f *Fold) note(caughtUp bool, begun time.Time) {

@@ -26,7 +26,8 @@ type Store interface {
 	Update(ctx context.Context, ref Ref, apply func(State) (Change, error)) (Change, error)
 
 	// MoveErased moves a part of what belongs to an account that is being erased to its pseudonym, and the account itself
-	// with the last part. It reports whether all has been moved, also when it was done before.
+	// with the last part. It reports whether all has been moved, also when it was done before. It fails with
+	// [ErrFoldingAgain] while usage is being added up again.
 	MoveErased(ctx context.Context, accountID string) (done bool, err error)
 
 	// AccountsBeingErased reads up to limit ids greater than after, in their order, of accounts that are being erased.

@@ -100,6 +100,9 @@ func (s *Service) moveErased(ctx context.Context, id string) error {
 	for {
 		begun := s.now()
 		done, err := s.Store.MoveErased(ctx, id)
+		if errors.Is(err, ErrFoldingAgain) {
+			return nil // the next sweep goes on
+		}
 		if done || err != nil {
 			return err
 		}
