@@ -98,12 +98,12 @@ func (s *Store) openPools(cfg *pgxpool.Config, o Options) error {
 const DefaultReadConns = 3
 
 // restOfReads is how long a connection that was used for a read rests. Reads that never pause would take from the updates
-// what processor time they share; so while updates wait, each connection works a seventh of the time.
+// what processor time they share; so while updates wait, each connection works a ninth of the time.
 func (s *Store) restOfReads(used time.Duration) time.Duration {
 	if s.updates.Waiting() == 0 {
 		return 0
 	}
-	return min(6*used, maxRest)
+	return min(8*used, maxRest)
 }
 
 // maxRest bounds the rest after a read that took long.

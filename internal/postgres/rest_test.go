@@ -54,7 +54,7 @@ func TestStore_ConnectionsForReadsRestWhileUpdatesWait(t *testing.T) {
 	if err := insist(read); err != nil {
 		t.Fatal(err)
 	}
-	if rested := time.Since(unlocked); rested < min(6*used, 500*time.Millisecond) {
+	if rested := time.Since(unlocked); rested < min(8*used, 500*time.Millisecond) {
 		t.Errorf("after %s of use the connection has rested for less than %s", used, rested)
 	}
 	openGate()
