@@ -288,6 +288,10 @@ func TestTheConsoleServesSupportInABrowser(t *testing.T) {
 		t.Errorf("the request's id is %q, and stored is %s", request, page.eval(`JSON.stringify(sessionStorage)`))
 	}
 	page.accessible()
+	page.eval(`document.querySelector('input[name=key]').value = 'with a blank of no width \u200b'.replaceAll(' ', '-')`)
+	page.click("Sign in")
+	page.sees("main .problem", "characters that no key has")
+	page.until(`document.querySelector('#away').textContent === ''`)
 	page.signIn(key)
 	page.sees("h1", "Overview")
 	page.settled()
@@ -608,18 +612,56 @@ func TestTheConsoleNoticesAServiceThatGoesAwayInABrowser(t *testing.T) {
 	page.click("Add tokens")
 	page.sees("#balance .amount", "1,025")
 
+	loseNextAnswer := func() {
+		page.eval(`(() => { const real = fetch; fetch = async (...args) => { if (args[1]?.method === 'POST') { fetch = real; await real(...args); throw new TypeError('lost') } return real(...args) } })()`)
+	}
 	// An answer that is lost: the change was made, and the same click once more does not make it again.
 	page.click("Top up")
 	page.enter("dialog input[name=tokens]", "100")
 	page.click("Continue")
-	page.eval(`(() => { const real = fetch; fetch = async (...args) => { if (args[1]?.method === 'POST') { fetch = real; await real(...args); throw new TypeError('lost') } return real(...args) } })()`)
+	loseNextAnswer()
 	page.click("Add tokens")
 	page.sees("dialog .problem", "Trying again is safe")
+	back := `document.querySelector('.dialog-away').textContent === ''` // what is said of the service moves the buttons
+	page.until(back)
 	page.click("Try again")
+	page.until(`!document.querySelector('dialog')`)
 	page.sees("#balance .amount", "1,125")
 	page.settled()
-	if db := connect(t, dsn); db.count("ann", "top_up") != 2 {
-		t.Errorf("%d top-ups were made", db.count("ann", "top_up"))
+	db := connect(t, dsn)
+	if n := db.count("ann", "top_up"); n != 2 {
+		t.Errorf("%d top-ups were made", n)
+	}
+
+	// Whoever goes back, or closes the dialog and comes again, sends the same call with its key; another call is told apart.
+	for i, way := range []func(){
+		func() { page.click("Back") },
+		func() {
+			page.eval(`document.querySelector('dialog').close()`)
+			page.click("Top up")
+			page.enter("dialog input[name=tokens]", "31")
+			page.click("Continue")
+			page.sees("dialog [role=alert].lead", "may have been done as well")
+			page.click("Back")
+			page.enter("dialog input[name=tokens]", "30")
+		},
+	} {
+		page.click("Top up")
+		page.enter("dialog input[name=tokens]", "30")
+		page.click("Continue")
+		loseNextAnswer()
+		page.click("Add tokens")
+		page.sees("dialog .problem", "Trying again is safe")
+		page.until(back)
+		way()
+		page.click("Continue")
+		page.click("Add tokens")
+		page.until(`!document.querySelector('dialog')`)
+		page.sees("#balance .amount", fmt.Sprintf("1,1%d", 55+30*i))
+		page.settled()
+		if n := db.count("ann", "top_up"); n != 3+i {
+			t.Errorf("%d top-ups were made, want %d", n, 3+i)
+		}
 	}
 
 	// Without anybody doing anything, too, and when it comes back the page shows what has changed meanwhile.
@@ -627,7 +669,7 @@ func TestTheConsoleNoticesAServiceThatGoesAwayInABrowser(t *testing.T) {
 	page.sees("#away", "The service does not answer.")
 	r = start(t, dsn, func(cfg *config.Config) { cfg.ServicePort = port })
 	c.do(http.StatusOK, http.MethodPost, r.url+"/user/ann/consume-tokens", `{"tokens_to_consume": 5}`)
-	page.sees("#balance .amount", "1,120")
+	page.sees("#balance .amount", "1,180")
 	page.until(`document.querySelector('#away').textContent === ''`)
 }
 

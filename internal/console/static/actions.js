@@ -105,6 +105,10 @@ export function erase(id, done) {
   })
 }
 
+// unanswered are the calls of which it is not known whether they were done, by action and user: { request, key }. They outlive
+// the dialog, so that whoever closes it and comes back sends the same call, with its key.
+const unanswered = new Map()
+
 // open shows the dialog: first the fields, then what is going to be done.
 function open({ id, title, verb, fields, plan, said, done, danger = false, typed = false, reasoned = true }) {
   const reason = reasonInput()
@@ -137,10 +141,14 @@ function open({ id, title, verb, fields, plan, said, done, danger = false, typed
     form.querySelector('input, select, button.primary').focus()
   }
 
-  // confirm shows the very call that is sent, with its key, until the fields are changed again.
+  // confirm shows the very call that is sent. Its key is that of the same call before, where that had no answer.
   function confirm() {
     const { sentence, keyless, ...request } = plan(reason.value.trim())
-    if (!keyless) request.idempotencyKey = crypto.randomUUID?.() ?? randomKey()
+    const action = `${title} ${id}`
+    const text = JSON.stringify(request)
+    const before = unanswered.get(action)
+    const other = before && before.request !== text
+    if (!keyless) request.idempotencyKey = before && !other ? before.key : crypto.randomUUID?.() ?? randomKey()
     const wrong = h('div')
     const go = h('button', { type: 'submit', class: danger ? 'primary danger' : 'primary', text: verb })
     const back = h('button', { type: 'button', class: 'secondary', onclick: ask, text: 'Back' })
@@ -159,11 +167,14 @@ function open({ id, title, verb, fields, plan, said, done, danger = false, typed
         fill(wrong)
         try {
           const answer = await call(request.method, request.path, request)
+          unanswered.delete(action)
           dialog.close()
           toast(said(answer))
           done(answer)
         } catch (problem) {
           fill(wrong, problemBox(problem))
+          if (problem.unknown && !keyless) unanswered.set(action, { request: text, key: request.idempotencyKey })
+          else if (problem.status < 500) unanswered.delete(action) // else it is still not known of the first time
           go.textContent = problem.unknown ? 'Try again' : verb
         } finally {
           go.disabled = back.disabled = false
@@ -171,6 +182,7 @@ function open({ id, title, verb, fields, plan, said, done, danger = false, typed
       },
     },
     sentenceLine,
+    other && h('p', { class: 'lead', role: 'alert', text: 'This is another call than the one before, which had no answer: that one may have been done as well. Go back and leave the fields as they were to send it again instead.' }),
     reason.value.trim() && h('p', { class: 'lead', text: 'Reason: ' + reason.value.trim() }),
     typed && field('Type the id once more', again),
     h('div', { class: 'call' }, h('div', { class: 'call-head' }, h('h3', { text: 'The same by curl' }), copyButton(() => lines, 'Copy the curl command')),

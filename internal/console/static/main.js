@@ -1,7 +1,7 @@
 // The frame of the console: who is signed in, which page is shown, and whether the service is there.
 
 import { h, fill, icon, announce, field, problemBox, badge } from './dom.js'
-import { session, can, call, connection } from './api.js'
+import { session, can, call, connection, Problem } from './api.js'
 import { overview } from './overview.js'
 import { users } from './users.js'
 import { user } from './user.js'
@@ -112,6 +112,8 @@ function signIn(problem) {
       button.disabled = true
       const tried = key.value.trim()
       try {
+        // A header cannot carry it: nothing would be sent.
+        if (!/^[!-~]+$/.test(tried)) throw new Problem({ detail: 'That is no key: it has characters that no key has.' })
         await begin(tried)
       } catch (problem) {
         fill(wrong, problemBox(problem))
