@@ -111,6 +111,8 @@ func TestSoak(t *testing.T) {
 	})
 	holds := s.checkHolds(db)
 	sum := s.load.check(db, s.env)
+	s.checkFeed(db)
+	s.checkUsage(db)
 	s.load.onlyAnswers("200", "201", "insufficient_tokens", "overloaded", "database_unavailable", notAccepted, cutOff)
 	s.report(sum, holds, lasted, before, after)
 	for _, r := range s.replicas {
@@ -223,6 +225,81 @@ func (s *soak) faultsUntil(end time.Time) {
 			if s.longestPause() > before {
 				s.slowest = kinds[i].name
 			}
+		}
+	}
+}
+
+// checkFeed reads the feed from its beginning: each entry comes once, in the order of the ids, and what it says of each
+// account adds up to its balance.
+func (s *soak) checkFeed(db database) {
+	s.t.Helper()
+	balances := map[string]int64{}
+	last, entries := int64(0), 0
+	total := db.number("SELECT count(*) FROM viralpilot.ledger")
+	for after := ""; entries < total; {
+		var page struct {
+			Entries []struct {
+				AccountID string `json:"cognito_user_id"`
+				ID        int64  `json:"entry_id,string"`
+				Amount    int64
+			}
+			NextCursor string `json:"next_cursor"`
+		}
+		_, _, text, err := s.replicas[1].send(http.MethodGet, "/ledger?limit=1000&wait=5"+after, "", "")
+		if err == nil {
+			err = json.Unmarshal(text, &page)
+		}
+		if err != nil || len(page.Entries) == 0 {
+			s.t.Errorf("the feed ends after %d of %d entries: %s, %v", entries, total, text, err)
+			return
+		}
+		for _, e := range page.Entries {
+			if e.ID <= last {
+				s.t.Errorf("entry %d comes after %d", e.ID, last)
+			}
+			last = e.ID
+			balances[e.AccountID] += e.Amount
+		}
+		entries += len(page.Entries)
+		after = "&after=" + page.NextCursor
+	}
+	db.each("SELECT cognito_user_id, tokens_remaining FROM viralpilot.userdata", func(rows pgx.Rows) error {
+		var id string
+		var balance int64
+		if err := rows.Scan(&id, &balance); err != nil {
+			return err
+		}
+		if balances[id] != balance {
+			s.t.Errorf("%s has %d tokens, and %d by the feed", id, balance, balances[id])
+		}
+		return nil
+	})
+}
+
+// checkUsage holds the usage of the last days, as far as it is added up and beyond, against the ledger.
+func (s *soak) checkUsage(db database) {
+	s.t.Helper()
+	var usage struct {
+		Days []struct {
+			Date    string
+			Charged int64 `json:"tokens_charged"`
+			Users   int
+		}
+	}
+	today := time.Now().UTC()
+	_, _, text, err := s.replicas[1].send(http.MethodGet,
+		"/usage?from="+today.AddDate(0, 0, -1).Format(time.DateOnly)+"&to="+today.Format(time.DateOnly), "", "")
+	if err == nil {
+		err = json.Unmarshal(text, &usage)
+	}
+	if err != nil || len(usage.Days) != 2 {
+		s.t.Fatalf("usage: %s, %v", text, err)
+	}
+	for _, day := range usage.Days {
+		charged := int64(db.number("SELECT coalesce(sum(tokens_charged), 0) FROM viralpilot.ledger WHERE (created_at AT TIME ZONE 'UTC')::date = '" + day.Date + "'"))
+		users := db.number("SELECT count(DISTINCT cognito_user_id) FROM viralpilot.ledger WHERE tokens_charged > 0 AND (created_at AT TIME ZONE 'UTC')::date = '" + day.Date + "'")
+		if day.Charged != charged || day.Users != users {
+			s.t.Errorf("on %s %d users were charged %d tokens by the usage, and %d users %d by the ledger", day.Date, day.Users, day.Charged, users, charged)
 		}
 	}
 }
