@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -109,9 +108,6 @@ func (a *API) putUser(w http.ResponseWriter, r *http.Request) error {
 	if err := refuseQuery(r, checkKey(r)); err != nil {
 		return err
 	}
-	if err := a.refuseTwiceEncoded(r, id); err != nil {
-		return err
-	}
 	receipt, created, err := a.Users.Put(r.Context(), id, user.PutProfile{
 		Username: in.Username.value, SetUsername: in.Username.given,
 		Email: in.Email.value, SetEmail: in.Email.given, Meta: meta(r, in.Metadata),
@@ -147,9 +143,6 @@ func (a *API) getUser(w http.ResponseWriter, r *http.Request) error {
 	}
 	get := a.Users.Account
 	if mayCreate(r) {
-		if err := a.refuseTwiceEncoded(r, id); err != nil {
-			return err
-		}
 		get = a.Users.GetOrCreate
 	}
 	account, err := get(r.Context(), id)
@@ -178,9 +171,6 @@ func (a *API) userStatus(w http.ResponseWriter, r *http.Request) error {
 	}
 	s, err := a.Users.Status(r.Context(), id)
 	if create && mayCreate(r) && errors.Is(err, user.ErrUserNotFound) {
-		if err := a.refuseTwiceEncoded(r, id); err != nil {
-			return err
-		}
 		if _, err := a.Users.GetOrCreate(r.Context(), id); err != nil {
 			return newIDInPath(err)
 		}
@@ -276,22 +266,6 @@ func encodedTwice(id string) bool {
 // unreserved reports whether encoders leave c alone (RFC 3986).
 func unreserved(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-._~", c) >= 0
-}
-
-// refuseTwiceEncoded refuses to make an account by a path when its id seems to come from a client that encoded it twice:
-// it would be another user's than was meant. POST /user makes accounts of any id.
-func (a *API) refuseTwiceEncoded(r *http.Request, id string) error {
-	if !encodedTwice(id) {
-		return nil
-	}
-	err := a.Users.Exists(r.Context(), id)
-	if !errors.Is(err, user.ErrUserNotFound) {
-		return err
-	}
-	e := *errInvalidPath
-	e.Detail = fmt.Sprintf("The user id in the path seems to be encoded twice: decoded once it is %q, and nobody has this id. "+
-		"If it is meant so, make the account with POST /user.", id)
-	return &e
 }
 
 func invalidPath(problem string) error {
