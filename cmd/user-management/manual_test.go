@@ -302,6 +302,9 @@ func TestManual_ArchiveOfOldEntries(t *testing.T) {
 	s.work("new")
 	all := db.number("SELECT count(*) FROM viralpilot.ledger")
 	closed := db.number("SELECT count(*) FROM viralpilot.reservations WHERE status <> 'open'")
+	localpgtest.Await(t, "the usage is added up, before which no entry is archived", func() bool {
+		return localpgtest.Query[bool](db, "SELECT folded_to >= (SELECT max(entry_id) FROM viralpilot.ledger) FROM viralpilot.usage_fold")
+	})
 
 	if err := os.WriteFile(filepath.Join(o.dir, "archive.sql"), []byte(text[0]), 0o600); err != nil {
 		t.Fatal(err)
