@@ -664,12 +664,91 @@ func TestTheConsoleNoticesAServiceThatGoesAwayInABrowser(t *testing.T) {
 		}
 	}
 
+	// A refusal that comes before the service looks for the key tells nothing of the first time, nor does what becomes of
+	// another call.
+	answerNext := func(status int) {
+		page.eval(fmt.Sprintf(`(() => { const real = fetch; fetch = async (...args) => { if (args[1]?.method === 'POST') { fetch = real; return new Response('{"code": "refused", "detail": "Refused for now."}', {status: %d}) } return real(...args) } })()`, status))
+	}
+	for i, way := range []func(){
+		func() {
+			answerNext(http.StatusTooManyRequests)
+			page.click("Try again")
+			page.sees("dialog .problem", "Refused for now.")
+			page.click("Back")
+		},
+		func() {
+			page.click("Back")
+			page.enter("dialog input[name=tokens]", "41")
+			page.click("Continue")
+			page.sees("dialog [role=alert].lead", "may have been done as well")
+			answerNext(http.StatusConflict)
+			page.click("Add tokens")
+			page.sees("dialog .problem", "Refused for now.")
+			page.click("Back")
+			page.enter("dialog input[name=tokens]", "40")
+		},
+	} {
+		page.click("Top up")
+		page.enter("dialog input[name=tokens]", "40")
+		page.click("Continue")
+		loseNextAnswer()
+		page.click("Add tokens")
+		page.sees("dialog .problem", "Trying again is safe")
+		page.until(back)
+		way()
+		page.click("Continue")
+		page.click("Add tokens")
+		page.until(`!document.querySelector('dialog')`)
+		page.settled()
+		if n := db.count("ann", "top_up"); n != 5+i {
+			t.Errorf("%d top-ups were made, want %d", n, 5+i)
+		}
+	}
+
+	// Nor does it count twice when the dialog is closed, and the same is asked for, before there is an answer.
+	page.eval(`(() => { const real = fetch; fetch = async (...args) => { if (args[1]?.method !== 'POST') return real(...args); fetch = real; const answer = await real(...args); await new Promise(go => { window.goOn = go }); return answer } })()`)
+	for range 2 {
+		page.click("Top up")
+		page.enter("dialog input[name=tokens]", "50")
+		page.click("Continue")
+		page.click("Add tokens")
+		page.until(`window.goOn`)
+		page.eval(`document.querySelector('dialog')?.close()`)
+	}
+	page.until(`document.querySelector('#balance .amount').innerText.includes('1,315')`)
+	page.eval(`goOn()`)
+	page.settled()
+	if n := db.count("ann", "top_up"); n != 7 {
+		t.Errorf("%d top-ups were made, want 7", n)
+	}
+
+	// What puts the user into a state is sent anew: an earlier answer says nothing of what has happened in between.
+	page.eval(`(() => { const real = fetch; fetch = async (...args) => { if (args[1]?.method === 'PATCH') { fetch = real; await real(...args); throw new TypeError('lost') } return real(...args) } })()`)
+	page.click("Deactivate")
+	page.click("Continue")
+	page.click("Deactivate")
+	page.sees("dialog .problem", "Trying again is safe")
+	page.until(back)
+	page.eval(`document.querySelector('dialog').close()`)
+	for _, text := range []string{"Activate", "Deactivate", "Activate"} {
+		page.settled()
+		page.click(text)
+		page.click("Continue")
+		page.click(text)
+		page.until(`!document.querySelector('dialog')`)
+		page.settled()
+		active := page.eval(`!document.querySelector('.badges').innerText.includes('deactivated')`)
+		if want := fmt.Sprint(text == "Activate"); active != want {
+			t.Fatalf("after %s the user is active: %s", text, active)
+		}
+	}
+
 	// Without anybody doing anything, too, and when it comes back the page shows what has changed meanwhile.
 	r.stop()
 	page.sees("#away", "The service does not answer.")
 	r = start(t, dsn, func(cfg *config.Config) { cfg.ServicePort = port })
 	c.do(http.StatusOK, http.MethodPost, r.url+"/user/ann/consume-tokens", `{"tokens_to_consume": 5}`)
-	page.sees("#balance .amount", "1,180")
+	page.sees("#balance .amount", "1,310")
 	page.until(`document.querySelector('#away').textContent === ''`)
 }
 

@@ -27,7 +27,7 @@ export function topUp(id, done) {
 export function refund(id, entry, done) {
   const tokens = amount({ name: 'tokens', max: String(entry.tokens_charged), placeholder: 'all that is left' })
   open({
-    id, done, title: 'Refund a charge', verb: 'Refund',
+    id, subject: entry.entry_id, done, title: 'Refund a charge', verb: 'Refund',
     fields: [
       h('p', { class: 'lead', text: `Entry ${entry.entry_id} charged ${plural(entry.tokens_charged, 'token')}.` }),
       field('Tokens to give back', tokens, 'Left empty, all that has not been given back yet.'),
@@ -43,7 +43,7 @@ export function refund(id, entry, done) {
 
 export function release(id, reservation, done) {
   open({
-    id, done, title: 'Release a hold', verb: 'Release',
+    id, subject: reservation.reservation_id, done, title: 'Release a hold', verb: 'Release',
     fields: [h('p', { class: 'lead', text: `The reservation holds ${plural(reservation.tokens_reserved, 'token')}; whoever made it cannot settle it any more.` })],
     plan: (reason) => ({
       sentence: `Release the reservation ${reservation.reservation_id}, ${plural(reservation.tokens_reserved, 'token')}, of`,
@@ -105,12 +105,18 @@ export function erase(id, done) {
   })
 }
 
-// unanswered are the calls of which it is not known whether they were done, by action and user: { request, key }. They outlive
-// the dialog, so that whoever closes it and comes back sends the same call, with its key.
+// unanswered are the calls of which it is not known whether they were done: for each action on a user, the keys by request.
+// They outlive the dialog, so that whoever closes it and comes back sends the same call, with its key. Only what counts each
+// time (POST) is kept: a state is set anew, since the answer of the first time may not be true any more.
 const unanswered = new Map()
 
-// open shows the dialog: first the fields, then what is going to be done.
-function open({ id, title, verb, fields, plan, said, done, danger = false, typed = false, reasoned = true }) {
+// knowing are the statuses of refusals that come after the service has looked for the key: the call was not done before
+// either. Others, such as 401 or 429, say nothing of an earlier time.
+const knowing = new Set([404, 409])
+
+// open shows the dialog: first the fields, then what is going to be done. subject is what of the user it is done to, if not to
+// the user as a whole.
+function open({ id, subject = '', title, verb, fields, plan, said, done, danger = false, typed = false, reasoned = true }) {
   const reason = reasonInput()
   const heading = h('h2', { id: 'dialog-title', tabindex: '-1', text: title })
   const content = h('div')
@@ -144,11 +150,15 @@ function open({ id, title, verb, fields, plan, said, done, danger = false, typed
   // confirm shows the very call that is sent. Its key is that of the same call before, where that had no answer.
   function confirm() {
     const { sentence, keyless, ...request } = plan(reason.value.trim())
-    const action = `${title} ${id}`
+    const action = JSON.stringify([title, id, subject])
     const text = JSON.stringify(request)
-    const before = unanswered.get(action)
-    const other = before && before.request !== text
-    if (!keyless) request.idempotencyKey = before && !other ? before.key : crypto.randomUUID?.() ?? randomKey()
+    const keys = unanswered.get(action) ?? new Map()
+    const other = keys.size > 0 && !keys.has(text)
+    if (!keyless) request.idempotencyKey = keys.get(text) ?? crypto.randomUUID?.() ?? randomKey()
+    const forget = () => {
+      keys.delete(text)
+      if (!keys.size && unanswered.get(action) === keys) unanswered.delete(action)
+    }
     const wrong = h('div')
     const go = h('button', { type: 'submit', class: danger ? 'primary danger' : 'primary', text: verb })
     const back = h('button', { type: 'button', class: 'secondary', onclick: ask, text: 'Back' })
@@ -165,16 +175,17 @@ function open({ id, title, verb, fields, plan, said, done, danger = false, typed
         }
         go.disabled = back.disabled = true
         fill(wrong)
+        const earlier = keys.has(text)
+        if (request.method === 'POST') unanswered.set(action, keys.set(text, request.idempotencyKey)) // it can be closed meanwhile
         try {
           const answer = await call(request.method, request.path, request)
-          unanswered.delete(action)
+          forget()
           dialog.close()
-          toast(said(answer))
+          toast(said(answer) + (answer.replayed ? ', the first time already' : ''))
           done(answer)
         } catch (problem) {
           fill(wrong, problemBox(problem))
-          if (problem.unknown && !keyless) unanswered.set(action, { request: text, key: request.idempotencyKey })
-          else if (problem.status < 500) unanswered.delete(action) // else it is still not known of the first time
+          if (!problem.unknown && (!earlier || knowing.has(problem.status))) forget()
           go.textContent = problem.unknown ? 'Try again' : verb
         } finally {
           go.disabled = back.disabled = false
